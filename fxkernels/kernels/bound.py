@@ -1,0 +1,84 @@
+"""How a kernel layer is called in the place of one layer call: from the arguments as the reference takes them to those of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..passes.layer_call import LayerCall
+from ..passes.region import external_inputs
+from .call import KernelCall, Slot
+from .layer import KernelLayer
+from .origin import LayerOrigin
+from .signature import forward_signature, kernel_arguments
+from .stand_in import LayerState, stand_in
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A kernel's arguments for one call.
+
+    Args:
+        args: Positional arguments; a `Slot` where a graph value goes.
+        kwargs: The same by keyword.
+        state: The layer's class, constants and structure, as a hashable value.
+        build_self: From all inputs of the call to the object that the kernel's forward sees as ``self``.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    state: tuple[Any, ...]
+    build_self: Callable[[Sequence[Any]], Any]
+
+    @staticmethod
+    def of(kernel: KernelLayer, call: LayerCall) -> Bound:
+        """Bind the arguments of a call whose contract with the kernel has been checked."""
+        origin: LayerOrigin = call.site.origin
+        positions = {node: position for position, node in enumerate(external_inputs(call))}
+        args, kwargs = kernel_arguments(forward_signature(kernel.cls), origin.signature, call.args, call.kwargs)
+        state = origin.state or LayerState(kernel.cls)
+        build = stand_in(state, bool(call.site.training))
+        values = _slots(tuple(call.layer_tensors.values()), positions)
+
+        def build_self(inputs: Sequence[Any]) -> Any:
+            return build([inputs[value.position] if type(value) is Slot else value for value in values])
+
+        return Bound(_slots(args, positions), _slots(kwargs, positions), (state.key, values), build_self)
+
+    def kernel_call(
+        self,
+        kernel: KernelLayer,
+        path: str,
+        reference: Callable[..., tuple[torch.Tensor, ...]],
+        outputs: int,
+        differentiable: bool,
+        recompute: bool | None = None,
+    ) -> KernelCall:
+        """Return the callable that stands in the graph. See `KernelCall` for the arguments."""
+        return KernelCall(
+            kernel,
+            path,
+            build_self=self.build_self,
+            args=self.args,
+            kwargs=self.kwargs,
+            reference=reference,
+            outputs=outputs,
+            differentiable=differentiable,
+            recompute=not kernel.has_backward if recompute is None else recompute,
+        )
+
+
+def _slots(value: Any, positions: dict[fx.Node, int]) -> Any:
+    if isinstance(value, fx.Node):
+        return Slot(positions[value])
+    if isinstance(value, tuple):
+        return tuple(_slots(item, positions) for item in value)
+    if isinstance(value, list):
+        return [_slots(item, positions) for item in value]
+    if isinstance(value, dict):
+        return {key: _slots(item, positions) for key, item in value.items()}
+    return value

@@ -1,0 +1,158 @@
+"""The gates of a kernel layer's contract."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from kernel_repositories import FOLDER, repository
+from torch import nn
+
+from fxkernels.kernels.contract import attributes_exist, has_no_own_state, signature_agrees
+from fxkernels.kernels.layer import KernelIdentity, KernelLayer
+from fxkernels.target import Target
+
+CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")
+LLAMA_NORM = ("weight", "variance_epsilon")
+GOOD = [
+    ("norms", "RMSNorm"),
+    ("norms", "CountedRMSNorm"),
+    ("norms", "InferenceRMSNorm"),
+    ("norms", "UntraceableRMSNorm"),
+    ("activations", "SiLU"),
+    ("activations", "GeLU"),
+    ("activations", "SiluAndMul"),
+    ("activations", "QuickGELU"),
+    ("rotary", "rotary_pos_emb"),
+    ("rotary", "InferenceRotary"),
+]
+
+
+def norm(hidden_states): ...
+
+
+def rotary(q, k, cos, sin, unsqueeze_dim=1): ...
+
+
+def loaded(name: str, layer: str) -> KernelLayer:
+    return repository(name, layer).load_for(CPU)
+
+
+def kernel_of(forward) -> KernelLayer:
+    cls = type("Kernel", (nn.Module,), {"forward": forward})
+    return KernelLayer(cls, KernelIdentity("test", None, "Kernel", None))
+
+
+@pytest.mark.parametrize(("name", "layer"), GOOD)
+def test_layer_with_only_a_forward_and_flags_has_no_own_state(name, layer):
+    assert has_no_own_state(loaded(name, layer)) is None
+
+
+@pytest.mark.parametrize(("layer", "member"), [("OwnInit", "__init__"), ("ExtraState", "block_size"), ("HelperMethod", "scaled")])
+def test_member_that_the_replaced_layer_lacks_is_named(layer, member):
+    miss = has_no_own_state(loaded("broken", layer))
+    assert miss.code == "own_state"
+    assert f"{layer} brings {member}," in miss.message
+
+
+def test_class_that_is_no_module_is_a_miss():
+    miss = has_no_own_state(loaded("broken", "NoModule"))
+    assert miss.code == "own_state"
+    assert "NoModule is not derived from torch.nn.Module" in miss.message
+
+
+def test_state_inherited_from_another_layer_is_own_state():
+    kernel = KernelLayer(type("Kernel", (nn.LayerNorm,), {}), KernelIdentity("test", None, "Kernel", None))
+    assert "__init__" in has_no_own_state(kernel).message
+
+
+def test_annotations_docstring_and_extra_repr_are_no_state():
+    class Kernel(nn.Module):
+        """Documented."""
+
+        weight: nn.Parameter
+
+        def forward(self, x):
+            return x
+
+        def extra_repr(self):
+            return "fast"
+
+    assert has_no_own_state(KernelLayer(Kernel, KernelIdentity("test", None, "Kernel", None))) is None
+
+
+def test_behaviour_that_the_replaced_layer_would_not_have_is_own_state():
+    class Kernel(nn.Module):
+        def forward(self, x):
+            return x
+
+        def __call__(self, x):
+            return self.forward(x.contiguous())
+
+    assert "__call__" in has_no_own_state(KernelLayer(Kernel, KernelIdentity("test", None, "Kernel", None))).message
+
+
+def test_signature_of_the_reference_agrees():
+    assert signature_agrees(loaded("norms", "RMSNorm"), inspect.signature(norm), 1, ()) is None
+    assert signature_agrees(loaded("rotary", "rotary_pos_emb"), inspect.signature(rotary), 4, ("unsqueeze_dim",)) is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "reference", "positional"),
+    [("MoreParameters", norm, 1), ("FewerParameters", rotary, 4), ("SwappedNames", rotary, 4), ("OtherDefault", rotary, 4)],
+)
+def test_other_signature_is_a_miss_that_shows_both(layer, reference, positional):
+    kernel = loaded("broken", layer)
+    miss = signature_agrees(kernel, inspect.signature(reference), positional, ())
+    assert miss.code == "signature"
+    assert f"the layer's takes {inspect.signature(reference)}" in miss.message
+    assert "the kernel's forward takes (" in miss.message
+    assert "self" not in miss.message
+
+
+def test_default_that_differs_does_not_matter_to_a_call_that_passes_the_argument():
+    kernel = loaded("broken", "OtherDefault")
+    assert signature_agrees(kernel, inspect.signature(rotary), 5, ()) is None
+    assert signature_agrees(kernel, inspect.signature(rotary), 4, ("unsqueeze_dim",)) is None
+
+
+def test_forward_without_a_signature_is_a_miss():
+    assert signature_agrees(kernel_of(min), inspect.signature(norm), 1, ()).code == "signature"
+
+
+@pytest.mark.parametrize("layer", ["RMSNorm", "CountedRMSNorm", "UntraceableRMSNorm", "Float32RMSNorm"])
+def test_kernel_that_reads_what_the_layer_has_passes(layer):
+    assert attributes_exist(loaded("norms", layer), LLAMA_NORM) is None
+
+
+def test_attribute_that_the_layer_lacks_is_named_beside_those_it_has():
+    miss = attributes_exist(loaded("norms", "EpsRMSNorm"), LLAMA_NORM)
+    assert miss.code == "missing_attribute"
+    assert miss.message == "it reads self.eps; the layer has: weight, variance_epsilon"
+
+
+def test_message_about_a_set_of_attributes_is_the_same_each_time():
+    assert attributes_exist(loaded("norms", "EpsRMSNorm"), {"weight", "bias", "axis"}).message.endswith("has: axis, bias, weight")
+
+
+def test_layer_with_many_attributes_is_not_listed_in_full():
+    names = [f"a{number}" for number in range(15)]
+    assert attributes_exist(loaded("norms", "EpsRMSNorm"), names).message.endswith("a10, a11 and 3 more")
+
+
+def test_layer_without_attributes_is_said_to_have_none():
+    assert attributes_exist(loaded("norms", "EpsRMSNorm"), ()).message.endswith("the layer has: (nothing)")
+
+
+def test_what_every_module_has_is_not_missing():
+    def forward(self, x):
+        if self.training and self.has_backward:
+            return [x, *self.parameters(), *self._buffers]
+        return self.named_parameters, self.__class__, self._forward_hooks
+
+    assert attributes_exist(kernel_of(forward), ()) is None
+
+
+def test_every_repository_for_tests_is_described():
+    described = (FOLDER / "README.md").read_text()
+    assert [path.name for path in FOLDER.iterdir() if path.is_dir() and f"`{path.name}`" not in described] == []

@@ -1,0 +1,5 @@
+"""Is refused before it is imported."""
+
+from . import layers
+
+__all__ = ["layers"]
