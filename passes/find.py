@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import fx
@@ -21,14 +22,14 @@ class _Open:
     parent: _Open | None
 
 
-def find_layer_calls(graph: fx.Graph, counts: Counter[str] | None = None) -> tuple[LayerCall, ...]:
+def find_layer_calls(graph: fx.Graph, counts: Counter[Hashable] | None = None) -> tuple[LayerCall, ...]:
     """Return the graph's layer calls in the order in which they begin, in one walk over the graph.
 
     A call whose end is missing (the graph ends inside it) has no `leave` and an empty region; calls inside it stand on their own.
 
     Args:
         graph: A graph with markers.
-        counts: Calls per path seen so far, when one capture consists of several graphs. It is updated.
+        counts: Calls per owner and path seen so far, when one capture consists of several graphs. It is updated.
     """
     counts = Counter() if counts is None else counts
     nodes: list[fx.Node] = []
@@ -37,9 +38,9 @@ def find_layer_calls(graph: fx.Graph, counts: Counter[str] | None = None) -> tup
     for node in graph.nodes:
         if node.target is enter:
             site: CallSite = node.meta[SITE]
-            opened.append(_Open(site, node, counts[site.path], len(nodes), opened[-1] if opened else None))
+            opened.append(_Open(site, node, counts[id(site.owner), site.path], len(nodes), opened[-1] if opened else None))
             spans.append((opened[-1], None, 0))
-            counts[site.path] += 1
+            counts[id(site.owner), site.path] += 1
             nodes.append(node)
         elif node.target is leave:
             _close(node, opened, spans, len(nodes))

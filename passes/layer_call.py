@@ -43,6 +43,7 @@ class CallSite:
         arguments_known: Whether the markers carry the call's arguments. They do not for names that no mapping serves, so that
             capturing such a call adds no guard and no graph input.
         origin: What capture knows about the layer beyond that. The passes hand it on and do not look inside.
+        owner: Who asked for this call to be marked; a graph may hold the calls of several. Paths are those of the owner's model.
     """
 
     path: str
@@ -52,6 +53,7 @@ class CallSite:
     training: bool | None = None
     arguments_known: bool = True
     origin: Any = None
+    owner: Any = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,7 +169,7 @@ def _writes_first_argument(node: fx.Node) -> bool:
 
 def _written_by_schema(node: fx.Node) -> tuple[fx.Node, ...]:
     """Operators from `torch.ops` say in their schema which arguments they write."""
-    target = node.target
+    target: Any = node.target
     overloads = [getattr(target, name) for name in target.overloads()] if isinstance(target, _Packet) else [target]
     written: dict[fx.Node, None] = {}
     for overload in overloads:
@@ -203,7 +203,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _storages(nodes: Iterable[fx.Node]) -> set[int]:

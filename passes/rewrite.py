@@ -41,7 +41,8 @@ class RewriteCalls:
     name: ClassVar[str] = "rewrite-calls"
 
     def __call__(self, graph: fx.Graph, plan: Plan) -> tuple[RewriteRecord, ...]:
-        return tuple(_replace(graph, call, decision.replacement) for call, decision in plan.rewrites if decision.replacement is not None)
+        successors: dict[fx.Node, fx.Node] = {}  # an input of a later call may be what an earlier rewrite has replaced
+        return tuple(_replace(graph, call, decision.replacement, successors) for call, decision in plan.rewrites if decision.replacement is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +79,17 @@ def rewrite(graph: fx.Graph, plan: Plan, listener: Listener | None = None) -> tu
     return records
 
 
-def _replace(graph: fx.Graph, call: LayerCall, replacement: Replacement) -> RewriteRecord:
+def _replace(graph: fx.Graph, call: LayerCall, replacement: Replacement, successors: dict[fx.Node, fx.Node]) -> RewriteRecord:
     assert call.leave is not None  # a gate of every plan: a call without an end is never rewritten
     computed = [(position, node) for position, node in enumerate(call.outputs) if node in call.inside]
     with graph.inserting_before(call.leave):
-        kernel = graph.call_function(replacement.target, replacement.inputs)
+        kernel = graph.call_function(replacement.target, tuple(successors.get(node, node) for node in replacement.inputs))
         if len(call.outputs) == 1:
-            successors = [(call.outputs[0], kernel)]
+            pairs = [(call.outputs[0], kernel)]
         else:
-            successors = [(node, graph.call_function(operator.getitem, (kernel, position))) for position, node in computed]
-    for node, successor in successors:
+            pairs = [(node, graph.call_function(operator.getitem, (kernel, position))) for position, node in computed]
+    successors.update(pairs)
+    for node, successor in pairs:
         node.replace_all_uses_with(successor, delete_user_cb=lambda user, call=call: user not in call.inside)  # type: ignore[misc]
         _inherit(successor, node)
     if len(call.outputs) > 1:
@@ -95,9 +97,9 @@ def _replace(graph: fx.Graph, call: LayerCall, replacement: Replacement) -> Rewr
         kernel.meta["example_value"] = tuple(node.meta.get("example_value") for node in call.outputs)
     before = tuple(node.name for node in call.region if not is_marker(node))
     _erase(graph, call)
-    for node, successor in successors:
+    for node, successor in pairs:
         successor.name = node.name
-    after = tuple(dict.fromkeys((kernel.name, *(successor.name for _, successor in successors))))
+    after = tuple(dict.fromkeys((kernel.name, *(successor.name for _, successor in pairs))))
     return RewriteRecord(call.key, before, after)
 
 

@@ -1,0 +1,71 @@
+"""Compute kernels from the Hugging Face Hub for PyTorch models, put in by rewriting their graph.
+
+Importing this package imports torch and nothing heavier: no network, no device, no registration. What needs Dynamo is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_hub, use_kernelized_func
+from .device import CUDAProperties, Device, ROCMProperties
+from .errors import CaptureError, ContractError, FxKernelsError, KernelRuntimeError, NoKernelError, RepositoryError
+from .fallback import KernelizeFallback
+from .hub import LocalLayerRepository
+from .mapping import register_kernel_mapping, use_kernel_mapping
+from .mode import Mode
+
+if TYPE_CHECKING:
+    from .backend import hubkernels
+    from .builtin import builtin_mapping
+    from .transform import explain, kernelize, original
+    from .report.model import Report
+    from .report.recorder import last_report
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Report": "report.model",
+    "builtin_mapping": "builtin",
+    "explain": "transform",
+    "hubkernels": "backend",
+    "kernelize": "transform",
+    "last_report": "report.recorder",
+    "original": "transform",
+}
+
+__all__ = [
+    "CUDAProperties",
+    "CaptureError",
+    "ContractError",
+    "Device",
+    "FxKernelsError",
+    "KernelRuntimeError",
+    "KernelizeFallback",
+    "LocalLayerRepository",
+    "Mode",
+    "NoKernelError",
+    "ROCMProperties",
+    "Report",
+    "RepositoryError",
+    "builtin_mapping",
+    "explain",
+    "hubkernels",
+    "kernelize",
+    "last_report",
+    "original",
+    "register_kernel_mapping",
+    "replace_kernel_forward_from_hub",
+    "use_kernel_forward_from_hub",
+    "use_kernel_mapping",
+    "use_kernelized_func",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value

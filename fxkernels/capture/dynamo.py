@@ -1,0 +1,353 @@
+"""Capture by Dynamo: put markers around every annotated call while a frame is traced.
+
+Dynamo goes on inlining the layer as always, with all its guards and side effects; the markers only remember where the call begins and ends. No decision
+is made here. Names that no mapping serves are bracketed without their arguments: looking at an argument would install guards that the frame would not
+have without us.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any, Protocol
+
+from torch import fx, nn
+
+from ..annotate import annotated_forward, condition_of, layer_name_of
+from ..kernels.origin import LayerOrigin
+from ..kernels.stand_in import LayerState
+from ..passes.layer_call import SITE, CallSite, enter, leave
+from . import _torch
+from .paths import ModulePaths
+
+KERNELIZED = "_fxkernels"
+"""Attribute of a kernelized module under which its `Kernelized` state stands."""
+
+
+class CapturingBackend(Protocol):
+    """What capture asks of the backend for which it puts markers."""
+
+    paths: ModulePaths
+
+    parts_only: bool
+    """Whether it is there for the kernelized parts of somebody else's model only."""
+
+    def serves(self, layer_name: str) -> bool:
+        """Whether the mapping has this name, so that the call's arguments are wanted."""
+
+
+@dataclass(slots=True)
+class _Token:
+    """An open call: its site, and its `enter` node."""
+
+    site: CallSite
+    enter: fx.Node
+
+
+class Brackets:
+    """Dynamo's observer: recognises annotated calls by the identity of the annotated forward, and marks them."""
+
+    def frame_begins(self, frame: _torch.Frame) -> _Token | None:
+        """Learn the root's paths; mark the frame itself if it is an annotated forward (a layer compiled by itself, or called after a graph break)."""
+        root = _frame_module(frame)
+        backend = backend_in_charge(frame, root)
+        if backend is None:
+            return None
+        if root is not None:
+            backend.paths.add_root(root)
+        function = _annotated_frame(frame, root)
+        if function is None:
+            return None
+        args, kwargs = _frame_arguments(frame)
+        return self._open(
+            frame,
+            backend,
+            function,
+            root,
+            args[1:] if root is not None else args,
+            kwargs,
+            self_variable=args[0] if root is not None else None,
+        )
+
+    def frame_ends(self, frame: _torch.Frame, token: _Token, result: _torch.Variable) -> None:
+        """Mark the end of a frame that is itself an annotated call."""
+        _close(frame, token, result)
+
+    def call_begins(
+        self, frame: _torch.Frame, function: FunctionType, args: list[_torch.Variable], kwargs: dict[str, _torch.Variable]
+    ) -> _Token | None:
+        """Mark the beginning of an annotated call."""
+        module = _called_layer(frame, function, args)
+        if module is None and annotated_forward(function) is None:
+            return None
+        backend = backend_in_charge(frame, module)
+        if backend is None:
+            return None
+        if module is None:
+            return self._open(frame, backend, function, None, args, kwargs, self_variable=None)
+        return self._open(frame, backend, function, module, args[1:], kwargs, self_variable=args[0])
+
+    def call_ends(self, frame: _torch.Frame, token: _Token, result: _torch.Variable | None) -> None:
+        """Mark the end of an annotated call, or take its beginning back if it did not come to an end."""
+        if result is None:
+            token.enter.graph.erase_node(token.enter)
+            return
+        _close(frame, token, result)
+
+    def _open(
+        self,
+        frame: _torch.Frame,
+        backend: CapturingBackend,
+        function: FunctionType,
+        module: nn.Module | None,
+        args: list[_torch.Variable],
+        kwargs: dict[str, _torch.Variable],
+        *,
+        self_variable: _torch.Variable | None,
+    ) -> _Token:
+        layer_name = layer_name_of(function if module is None else module) or ""
+        serves = backend.serves(layer_name)
+        caller = _enclosing(frame, module)
+        path = _path(frame, backend.paths, module, caller, layer_name)
+        is_function = module is None or (backend.paths.get(module) is None and _is_function_module(module))
+        marked: tuple[Any, ...] = ((), {}, {})
+        opaque: dict[int | str, str] = {}
+        state = training = None
+        if serves:
+            marked_args, marked_kwargs = _arguments(frame, args, kwargs, opaque)
+            state, tensors = (None, {}) if is_function or module is None else _layer_state(frame, module, self_variable)
+            marked = (marked_args, marked_kwargs, tensors)
+            training = _training(frame, caller[1] if is_function and caller is not None else self_variable)
+        site = CallSite(
+            path=path,
+            layer_name=layer_name,
+            layer=(type(module) if module is not None else function).__qualname__,
+            location=_location(function),
+            training=training,
+            arguments_known=serves,
+            origin=_origin(function, module, is_function, state, opaque, serves),
+            owner=backend,
+        )
+        node = _torch.add_marker(frame, enter, marked)
+        node.meta[SITE] = site
+        return _Token(site, node)
+
+
+def _close(frame: _torch.Frame, token: _Token, result: _torch.Variable) -> None:
+    outputs = _torch.output_proxies(frame, result)
+    node = _torch.add_marker(frame, leave, (tuple(outputs),))
+    node.meta[SITE] = token.site
+
+
+# --- who compiles this frame ------------------------------------------------------------------------------------------------------------
+
+
+def backend_in_charge(frame: _torch.Frame, module: nn.Module | None) -> Any | None:
+    """Return the backend that decides a call of this module: that of the kernelized model to which it belongs, else the frame's own, if it is ours.
+
+    Where a kernelized model is being compiled by somebody else's backend, that one gets the frame's graph after ours has put the kernels into it.
+    """
+    compiler = _torch.current_backend(frame)
+    backend, wrapper = _torch.unwrapped_backend(compiler)
+    resolve = getattr(backend, "hubkernels_for", None)
+    ours = resolve(wrapper) if resolve is not None else None
+    kernelized = _kernelized(frame, module)
+    if kernelized is None:
+        return None if ours is None or ours.parts_only else ours
+    if kernelized.backend is ours:
+        return ours
+    part = kernelized.backend.around(compiler)
+    if ours is None:
+        _torch.set_backend(frame, part)
+    return part
+
+
+def _kernelized(frame: _torch.Frame, module: nn.Module | None) -> Any | None:
+    """The kernelized state of the called module, or of the module whose code calls the function."""
+    state = vars(module).get(KERNELIZED) if module is not None else None
+    if state is not None:
+        return state
+    caller = _enclosing(frame, module)
+    return vars(caller[0]).get(KERNELIZED) if caller is not None else None
+
+
+# --- which call is this ---------------------------------------------------------------------------------------------------------------
+
+
+def _called_layer(frame: _torch.Frame, function: FunctionType, args: list[_torch.Variable]) -> nn.Module | None:
+    """The module, if this is a call of the forward of an annotated class (or of a subclass that overrides it)."""
+    if not args or function.__code__.co_argcount == 0:
+        return None
+    module = _torch.peek(frame, args[0])
+    if not isinstance(module, nn.Module) or layer_name_of(module) is None:
+        return None
+    return module if inspect.getattr_static(type(module), "forward", None) is function else None
+
+
+def _annotated_frame(frame: _torch.Frame, root: nn.Module | None) -> FunctionType | None:
+    """The annotated function that the compiled frame runs, if it runs one."""
+    code: CodeType = _torch.frame_code(frame)
+    if root is not None and layer_name_of(root) is not None:
+        forward = inspect.getattr_static(type(root), "forward", None)
+        if isinstance(forward, FunctionType) and forward.__code__ is code:
+            return forward
+    function = frame.f_globals.get(code.co_name)
+    if isinstance(function, FunctionType) and function.__code__ is code and annotated_forward(function) is not None:
+        return function
+    return None
+
+
+def _frame_module(frame: _torch.Frame) -> nn.Module | None:
+    """The module whose method the frame runs."""
+    code: CodeType = _torch.frame_code(frame)
+    names = [name for name in code.co_varnames[:1] if code.co_argcount]
+    names += [name for name in ("self",) if name not in names]  # a resumed frame begins with arguments of its own
+    for name in names:
+        variable = _torch.local_variables(frame).get(name)
+        value = _torch.peek(frame, variable) if variable is not None else None
+        if isinstance(value, nn.Module):
+            return value
+    return None
+
+
+def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[str, _torch.Variable]]:
+    code: CodeType = _torch.frame_code(frame)
+    variables = _torch.local_variables(frame)
+    names = code.co_varnames
+    last = code.co_argcount + code.co_kwonlyargcount
+    args = [variables[name] for name in names[: code.co_argcount]]
+    kwargs = {name: variables[name] for name in names[code.co_argcount : last]}
+    return args, kwargs
+
+
+def _enclosing(frame: _torch.Frame, module: nn.Module | None) -> tuple[nn.Module, _torch.Variable] | None:
+    """The module, other than the called one, whose code makes the call."""
+    for caller in _torch.frame_and_callers(frame):
+        code: CodeType = _torch.frame_code(caller)
+        if not code.co_argcount:
+            continue
+        variable = _torch.local_variables(caller).get(code.co_varnames[0])
+        value = _torch.peek(caller, variable) if variable is not None else None
+        if isinstance(value, nn.Module) and value is not module:
+            return value, variable
+    return None
+
+
+def _path(
+    frame: _torch.Frame, paths: ModulePaths, module: nn.Module | None, caller: tuple[nn.Module, _torch.Variable] | None, layer_name: str
+) -> str:
+    known = paths.get(module) if module is not None else None
+    if known is not None:
+        return known
+    stack = _torch.module_stack(frame)
+    if module is not None and stack and not _is_function_module(module):
+        reached = _without_root(stack[-1])
+        if reached:
+            return reached
+    around = paths.get(caller[0]) if caller is not None else None
+    if around is None:
+        around = _without_root(stack[-1]) if stack else ""
+    return f"{around}.{layer_name}" if around else layer_name
+
+
+def _without_root(name: str) -> str:
+    """``L['self'].layers.0.norm`` -> ``layers.0.norm``."""
+    return re.sub(r"^[A-Z]+\['[^']*'\]\.?", "", name)
+
+
+def _is_function_module(module: nn.Module) -> bool:
+    """Whether the module is a function that the `kernels` package has turned into one: a module without state that wraps a closure."""
+    forward = type(module).forward
+    return hasattr(forward, "__signature__") and forward.__closure__ is not None and not module._parameters and not module._modules
+
+
+# --- what the call's markers carry ------------------------------------------------------------------------------------------------------
+
+
+def _arguments(
+    frame: _torch.Frame, args: list[_torch.Variable], kwargs: dict[str, _torch.Variable], opaque: dict[int | str, str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call's arguments for the marker; those that are no graph values are noted in `opaque` and stand there as None."""
+    values: dict[int | str, Any] = {}
+    named: list[tuple[int | str, _torch.Variable]] = [*enumerate(args), *kwargs.items()]
+    for key, variable in named:
+        try:
+            values[key] = _torch.graph_argument(variable)
+        except ValueError:
+            values[key] = None
+            opaque[key] = _torch.type_name(variable)
+    return tuple(values[i] for i in range(len(args))), {name: values[name] for name in kwargs}
+
+
+def _layer_state(frame: _torch.Frame, module: nn.Module, variable: _torch.Variable) -> tuple[LayerState, dict[str, Any]]:
+    """The layer's tensors (and numbers that Dynamo has made dynamic) as graph values, and its constants under guard."""
+
+    def fixed(name: str) -> bool:
+        try:
+            _torch.constant(_torch.attribute(frame, variable, name))
+        except ValueError:
+            return False
+        return True
+
+    state = LayerState.of(module, fixed)
+    return state, {name: _torch.graph_argument(_torch.attribute(frame, variable, name)) for name in state.tensor_names()}
+
+
+def _training(frame: _torch.Frame, variable: _torch.Variable | None) -> bool:
+    """The module's training flag, under guard."""
+    return bool(_torch.constant(_torch.attribute(frame, variable, "training"))) if variable is not None else False
+
+
+def _origin(
+    function: FunctionType,
+    module: nn.Module | None,
+    is_function: bool,
+    state: LayerState | None,
+    opaque: dict[int | str, str],
+    serves: bool,
+) -> LayerOrigin:
+    condition = condition_of(function if module is None else module) if serves else None
+    return LayerOrigin(
+        reference=function if module is None else type(module),
+        signature=_signature(function, module is not None),
+        is_function=is_function,
+        overridden=module is not None and annotated_forward(module) is None,
+        condition=None if condition is None else bool(condition(function if module is None else module)),
+        state=state,
+        opaque=opaque,
+    )
+
+
+_signatures: weakref.WeakKeyDictionary[FunctionType, inspect.Signature] = weakref.WeakKeyDictionary()
+
+
+def _signature(function: FunctionType, is_method: bool) -> inspect.Signature:
+    """The signature without ``self``."""
+    if function not in _signatures:
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        _signatures[function] = signature.replace(parameters=parameters[1:] if is_method else parameters)
+    return _signatures[function]
+
+
+def _location(function: FunctionType) -> str:
+    original = inspect.unwrap(function)
+    return f"{original.__code__.co_filename}:{original.__code__.co_firstlineno}"
+
+
+@functools.cache
+def install() -> None:
+    """Have Dynamo tell us of calls, once per process. Other backends see nothing of it."""
+    _torch.install(Brackets())
+
+
+def walk_graphs(gm: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    """Yield the captured graph and the graphs nested in it (bodies of higher-order operators such as checkpointing)."""
+    for module in gm.modules():
+        if isinstance(module, fx.GraphModule):
+            yield module

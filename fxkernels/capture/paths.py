@@ -1,0 +1,44 @@
+"""Module paths of the models that one backend has seen."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch import nn
+
+from ..annotate import annotated_forward, layer_name_of
+
+
+class ModulePaths:
+    """From module objects to their paths, without keeping a model alive.
+
+    Dynamo names a module as the compiled frame reaches it (``self.norm``); after a graph break, or when a child is called on its own, that is not its
+    path in the model. So the first module that a frame is compiled for is taken as the root, and its children are looked up by identity.
+    """
+
+    def __init__(self) -> None:
+        self._paths: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        self._annotated: dict[str, tuple[str, bool]] = {}
+
+    def add_root(self, root: nn.Module) -> None:
+        """Learn the paths below a root, unless the module is already known."""
+        if root in self._paths:
+            return
+        for path, module in root.named_modules():
+            self.put(module, path)
+
+    def put(self, module: nn.Module, path: str) -> None:
+        """Learn the path of one module."""
+        self._paths.setdefault(module, path)
+        layer_name = layer_name_of(module)
+        if layer_name is not None:
+            self._annotated.setdefault(path, (layer_name, annotated_forward(module) is None))
+
+    def get(self, module: nn.Module) -> str | None:
+        """Return the module's path, or None if it belongs to no known root."""
+        return self._paths.get(module)
+
+    @property
+    def annotated(self) -> dict[str, tuple[str, bool]]:
+        """Paths of all annotated modules, with their layer names and whether they override the annotated forward."""
+        return dict(self._annotated)

@@ -1,0 +1,53 @@
+"""What `torch.compile(backend="hubkernels")` finds by its entry point.
+
+Torch imports this module when a program first names the backend; that is when Dynamo is told of us, and no sooner.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from torch import fx
+
+from .backend import HubKernels, options_of
+from .capture import dynamo
+
+dynamo.install()
+
+_ATTRIBUTE = "_fxkernels_backend"
+_compiling = threading.local()
+
+
+def compile_graph(gm: fx.GraphModule, example_inputs: list[Any], *, mode: str | None = None, options: dict[str, Any] | None = None) -> Any:
+    """Compile one graph of a model that was compiled with ``backend="hubkernels"``.
+
+    Args:
+        gm: The captured graph.
+        example_inputs: Its inputs.
+        mode: ``mode=`` of `torch.compile`, for the inner compiler.
+        options: ``options=`` of `torch.compile`, see `fxkernels.hubkernels`.
+
+    Raises:
+        ValueError: For an unknown option.
+    """
+    backend = getattr(_compiling, "backend", None)
+    if backend is None:  # nobody traced the frame through capture: a graph that was handed to us directly
+        backend = HubKernels(options_of(options or {}))
+    _compiling.backend = None
+    return backend(gm, example_inputs, mode=mode)
+
+
+def _backend_for(wrapper: Any) -> HubKernels:
+    """The backend of one `torch.compile` call, kept on the object that torch made for that call, so that all its graphs share one report."""
+    backend = getattr(wrapper, _ATTRIBUTE, None)
+    if backend is None:
+        options = getattr(wrapper, "kwargs", {}).get("options")
+        backend = HubKernels(options_of(options or {}))
+        if wrapper is not compile_graph:
+            setattr(wrapper, _ATTRIBUTE, backend)
+    _compiling.backend = backend
+    return backend
+
+
+compile_graph.hubkernels_for = _backend_for  # type: ignore[attr-defined]

@@ -1,0 +1,78 @@
+"""What makes a module of a kernelized model run its kernels: state that stands in the module and survives copies and pickles."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+from .backend import HubKernels
+from .capture import _torch
+from .capture.dynamo import KERNELIZED
+from .errors import FxKernelsError
+from .report.model import Report
+
+
+class Kernelized:
+    """The compiled call of one module, by the backend that all modules of the kernelized model share.
+
+    It is the module's `_compiled_call_impl`, as `nn.Module.compile` would set it. Torch drops that when a module is copied or pickled; so this object also
+    stands among the module's attributes, goes along with them, and installs itself in the copy.
+
+    Args:
+        module: A module of the clone.
+        backend: The backend of the whole model.
+        path: The module's path in the model; empty for the model itself.
+        original: The model that was kernelized, for the root.
+    """
+
+    def __init__(self, module: nn.Module, backend: HubKernels, path: str, original: nn.Module | None = None) -> None:
+        self.module, self.backend, self.path, self.original = module, backend, path, original
+        self._compiled: Any = None
+        self._install()
+
+    def _install(self) -> None:
+        attributes = self.module.__dict__
+        attributes[KERNELIZED] = self
+        attributes["_compiled_call_impl"] = _torch.entry(self.call, self.module._call_impl)
+        self.backend.paths.put(self.module, self.path)
+        if not self.path:
+            attributes["report"] = self.backend.report
+            self.backend.session.recorder.listeners.append(_shown_by(weakref.ref(self.module)))
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module: compiled by our backend, or as it is inside a compilation of somebody else, who then gets our graphs."""
+        if _torch.compiling_around():
+            return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if self._compiled is None:
+            self._compiled = torch.compile(self.module._call_impl, backend=self.backend)
+        try:
+            return self._compiled(*args, **kwargs)
+        except Exception as error:
+            cause = _torch.cause_of(error)
+            if cause is error or not isinstance(cause, FxKernelsError | ValueError | TypeError):
+                raise
+            raise cause from cause.__cause__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernelized:
+        # Modules are put into the memo before their attributes are copied; the copy is still empty here and keeps what is installed in it.
+        module = copy.deepcopy(self.module, memo)
+        return Kernelized(module, copy.deepcopy(self.backend, memo), self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self.module, "backend": self.backend, "path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def _shown_by(reference: weakref.ref[nn.Module]) -> Any:
+    def show(report: Report) -> None:
+        module = reference()
+        if module is not None:
+            module.__dict__["report"] = report
+
+    return show

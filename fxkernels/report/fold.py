@@ -1,0 +1,170 @@
+"""Folding: layer calls that differ only in numbers of their module path become one entry, ``layers.{0..31}.input_layernorm``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ..passes.miss import Miss
+from .model import CallReport, GraphDecision
+
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+_NUMBERED_NAME = re.compile(r"(.+)_(0|[1-9][0-9]*)")
+
+# Fields of a miss that name nodes or calls. They differ from layer to layer (mul_3, mul_7) where the reason is the same.
+_NAMES = frozenset({"node", "target", "user", "key"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Calls of which one can say everything at once.
+
+    Args:
+        label: The module paths of all its calls, e.g. ``layers.{0..2,4}.norm``; with ``#n`` where a path is called more than once.
+        calls: The calls, in the report's order.
+        covered: The calls that happen inside these, folded among themselves.
+    """
+
+    label: str
+    calls: tuple[CallReport, ...]
+    covered: tuple[Fold, ...] = ()
+
+
+def fold_calls(calls: Iterable[CallReport]) -> tuple[Fold, ...]:
+    """Fold calls whose paths differ in numbers only and which have the same layer name, status, kernel and misses in all graphs.
+
+    Every call is in exactly one fold; the folds stand in the order of their first calls.
+
+    Args:
+        calls: Calls with distinct paths and indices, as a `Report` has them.
+
+    Example:
+        >>> [fold.label for fold in fold_calls(report.calls)]
+        ['layers.{0..31}.input_layernorm', 'norm']
+    """
+    calls = tuple(calls)
+    covers = {_key(call) for call in calls if call.status != "covered"}
+    inside: dict[str, list[CallReport]] = {}
+    outer = []
+    for call in calls:
+        cover = _cover(call)
+        if cover in covers:
+            inside.setdefault(cover, []).append(call)
+        else:
+            outer.append(call)
+    called_again = {call.path for call in calls if call.index > 0}
+    return tuple(
+        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(_key(cover), ())], called_again)))
+        for fold in _fold(outer, called_again)
+    )
+
+
+def differing_decisions(call: CallReport) -> tuple[GraphDecision, ...]:
+    """Return the decisions of earlier graphs that differ from the newest one and from each other."""
+    different = {_outcome(decision): decision for decision in reversed(call.decisions)}
+    different.pop(_outcome(call.decisions[-1]))
+    return tuple(reversed(different.values()))
+
+
+def graphs_that_decided(fold: Fold, decision: GraphDecision) -> str:
+    """Return the numbers of the graphs that decided like this about calls of the fold, e.g. ``0`` or ``{0..3}``."""
+    outcome = _outcome(decision)
+    return number_set(d.graph for call in fold.calls for d in call.decisions if _outcome(d) == outcome)
+
+
+def folded_message(misses: Sequence[Miss]) -> str:
+    """Return the one message of misses that differ in the names of nodes only, with all those names.
+
+    Example:
+        >>> folded_message([Miss("random", "{node} draws random numbers", {"node": f"dropout_{i}"}) for i in (1, 2, 3)])
+        'dropout_{1..3} draws random numbers'
+    """
+    data = dict(misses[0].data)
+    for name in _NAMES & data.keys():
+        data[name] = _folded_names([str(miss.data[name]) for miss in misses])
+    return misses[0].template.format(**data)
+
+
+def number_set(numbers: Iterable[int]) -> str:
+    """Return ``{0..3,5}`` for 0, 1, 2, 3, 5, and ``5`` for a single number."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+    return text if text.isdecimal() else f"{{{text}}}"
+
+
+def _fold(calls: Sequence[CallReport], called_again: set[str]) -> list[Fold]:
+    groups: dict[Hashable, dict[tuple[int, ...], CallReport]] = {}
+    position = {_key(call): number for number, call in enumerate(calls)}
+    for call in calls:
+        template, numbers = _split(call, call.path in called_again)
+        groups.setdefault((template, call.layer_name, _history(call)), {})[numbers] = call
+    folds = []
+    for (template, *_), members in groups.items():  # type: ignore[misc] # the key is a tuple; Hashable hides it
+        for product in _products(list(members)):
+            chosen = tuple(
+                call for numbers, call in members.items() if all(n in choice for n, choice in zip(numbers, product, strict=True))
+            )
+            folds.append(Fold(template.format(*map(number_set, product)), chosen))
+    return sorted(folds, key=lambda fold: position[_key(fold.calls[0])])
+
+
+def _split(call: CallReport, with_index: bool) -> tuple[str, tuple[int, ...]]:
+    """The path with a ``{}`` for each of its numbers, and the numbers. The index counts as one where the path is called more than once."""
+    segments = [segment.replace("{", "{{").replace("}", "}}") for segment in call.path.split(".")]
+    numbers = [int(segment) for segment in segments if _NUMBER.fullmatch(segment)]
+    template = ".".join("{}" if _NUMBER.fullmatch(segment) else segment for segment in segments)
+    if with_index:
+        return f"{template}#{{}}", (*numbers, call.index)
+    return template, tuple(numbers)
+
+
+def _products(vectors: list[tuple[int, ...]]) -> list[tuple[frozenset[int], ...]]:
+    """Split distinct vectors into disjoint products of number sets that together contain exactly these vectors."""
+    if not vectors[0]:
+        return [()]
+    rests: dict[int, list[tuple[int, ...]]] = {}
+    for first, *rest in vectors:
+        rests.setdefault(first, []).append(tuple(rest))
+    firsts: dict[frozenset[tuple[int, ...]], list[int]] = {}
+    for first, found in rests.items():
+        firsts.setdefault(frozenset(found), []).append(first)
+    return [(frozenset(chosen), *product) for chosen in firsts.values() for product in _products(rests[chosen[0]])]
+
+
+def _history(call: CallReport) -> Hashable:
+    return (_outcome(call.decisions[-1]), *map(_outcome, differing_decisions(call)))
+
+
+def _outcome(decision: GraphDecision) -> Hashable:
+    """What a decision says, without the graph's number and without names of nodes."""
+    misses = tuple(
+        (miss.code, miss.template, *sorted((k, repr(v)) for k, v in miss.data.items() if k not in _NAMES)) for miss in decision.misses
+    )
+    return (decision.status, decision.kernel, misses)
+
+
+def _key(call: CallReport) -> str:
+    return f"{call.path}#{call.index}"
+
+
+def _cover(call: CallReport) -> str:
+    """The key of the rewritten call inside which this one happens, or an empty string."""
+    return str(call.miss.data.get("key", "")) if call.status == "covered" and call.miss is not None else ""
+
+
+def _folded_names(names: Sequence[str]) -> str:
+    """``mul, mul_{1..3}`` for the names that torch.fx gives to equal nodes."""
+    numbers: dict[str, list[int]] = {}
+    parts: dict[str, None] = {}
+    for name in names:
+        match = _NUMBERED_NAME.fullmatch(name)
+        parts[match[1] + "_{}" if match else name] = None
+        if match:
+            numbers.setdefault(match[1] + "_{}", []).append(int(match[2]))
+    return ", ".join(part.replace("{}", number_set(numbers[part])) if part in numbers else part for part in parts)

@@ -1,0 +1,121 @@
+"""The report: what happened to every layer call, as one immutable value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import fx
+
+from ..kernels.layer import KernelIdentity
+from ..passes.miss import Miss
+from ..passes.plan import Status
+
+
+@dataclass(frozen=True, slots=True)
+class GraphDecision:
+    """What one captured graph does with a layer call.
+
+    Args:
+        graph: Number of the graph, an index into `Report.graphs`; -1 for a call that no graph has captured.
+        status: What happened to the call.
+        kernel: Who replaces it, if it was rewritten.
+        misses: Every miss on the way, in the order of the candidates.
+    """
+
+    graph: int
+    status: Status
+    kernel: KernelIdentity | None = None
+    misses: tuple[Miss, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """One layer call and what became of it.
+
+    Args:
+        path: Module path, e.g. ``model.layers.3.norm``.
+        index: Which call of that path, from 0.
+        layer_name: The annotation's name.
+        layer: The annotated class or function.
+        location: ``file:line`` of the layer's definition, if known.
+        decisions: One per captured graph, the newest last.
+    """
+
+    path: str
+    index: int
+    layer_name: str
+    layer: str
+    location: str | None
+    decisions: tuple[GraphDecision, ...]
+
+    @property
+    def status(self) -> Status:
+        """The newest graph's decision."""
+        return self.decisions[-1].status
+
+    @property
+    def kernel(self) -> KernelIdentity | None:
+        """The kernel that replaces the call in the newest graph."""
+        return self.decisions[-1].kernel
+
+    @property
+    def miss(self) -> Miss | None:
+        """Why the call was not rewritten in the newest graph; None if it was."""
+        newest = self.decisions[-1]
+        return newest.misses[0] if newest.misses and newest.status != "rewritten" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the last captures of a model did: built from the plans that the rewrites executed, or would execute.
+
+    Args:
+        calls: One entry per module path and call index, in the order of their first capture.
+        graphs: The captured graphs, rewritten; without the markers that led to it.
+        pending: Whether nothing has been captured yet.
+        notes: Sentences about the captures as a whole (why it went the Dynamo way, a recompile limit).
+        capture: ``"dynamo"`` or ``"symbolic"``.
+    """
+
+    calls: tuple[CallReport, ...] = ()
+    graphs: tuple[fx.GraphModule, ...] = ()
+    pending: bool = False
+    notes: tuple[str, ...] = ()
+    capture: str = "dynamo"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Graphs hold kernels and compiled state; they are captured anew where the model is unpickled.
+        return Report, (self.calls, (), self.pending, self.notes, self.capture)
+
+    def __deepcopy__(self, memo: object) -> Report:
+        return self
+
+    @property
+    def counts(self) -> Counter[Status]:
+        """How many calls have each status."""
+        return Counter(call.status for call in self.calls)
+
+    @property
+    def rewritten(self) -> tuple[CallReport, ...]:
+        """The calls that run a kernel."""
+        return tuple(call for call in self.calls if call.status == "rewritten")
+
+    @property
+    def summary(self) -> str:
+        """One line: how many calls run which kernels, and the most frequent reasons why the others do not."""
+        if self.pending:
+            return "nothing captured yet: the first call captures the model"
+        if not self.calls:
+            return "no annotated layer was called, nothing was rewritten"
+        counts = self.counts
+        head = f"{counts['rewritten']} of {len(self.calls)} layer calls rewritten"
+        if not any(call.miss for call in self.calls):
+            return head
+        reasons = Counter(call.miss.code for call in self.calls if call.miss is not None)
+        return f"{head} ({', '.join(f'{code} x{count}' for code, count in reasons.most_common(4))})"
+
+    def __str__(self) -> str:
+        from .terminal import render_text
+
+        return render_text(self)

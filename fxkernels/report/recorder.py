@@ -1,0 +1,137 @@
+"""Collects the plans of one backend's captures and makes a report of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+from torch import fx
+
+from ..passes.layer_call import CallSite, LayerCall
+from ..passes.miss import Miss
+from ..passes.plan import Decision
+from .model import CallReport, GraphDecision, Report
+
+_thread = threading.local()
+_log = logging.getLogger("fxkernels")
+
+
+def last_report() -> Report | None:
+    """Return the report of the calling thread's last capture, or None if there was none. It keeps no model alive."""
+    return getattr(_thread, "report", None)
+
+
+def publish(report: Report) -> None:
+    """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
+    _thread.report = report
+    _log.log(logging.INFO if report.rewritten else logging.WARNING, "%s", report.summary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    site: CallSite
+    index: int
+    decision: Decision
+
+
+@dataclass(slots=True)
+class _Captured:
+    """One captured graph: what was decided in it, and why it ended before its frame did."""
+
+    module: fx.GraphModule
+    rows: tuple[_Row, ...]
+    break_reason: str | None
+
+
+class Recorder:
+    """What has been captured so far. A graph that is handed in again under the same key replaces its earlier record.
+
+    Args:
+        annotated: Returns the annotated modules of the known models: path -> (layer name, whether the forward is overridden).
+    """
+
+    def __init__(self, annotated: Callable[[], dict[str, tuple[str, bool]]]) -> None:
+        self._annotated = annotated
+        self._captured: dict[Hashable, _Captured] = {}
+        self._notes: dict[str, None] = {}
+        self._limits: dict[str, None] = {}
+        self.report = Report(pending=True)
+        self.listeners: list[Callable[[Report], None]] = []
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence about the capture as a whole."""
+        self._notes[sentence] = None
+        if self._captured:
+            self._update()
+        else:
+            self.adopt(dataclasses.replace(self.report, notes=()))
+
+    def adopt(self, report: Report) -> None:
+        """Show another capture's report until there is one of our own."""
+        self.report = dataclasses.replace(report, notes=(*self._notes, *report.notes))
+        self._tell()
+
+    def hit_recompile_limit(self, function: str) -> None:
+        """Remember that Dynamo gave up on a frame, which from now on runs without kernels."""
+        self._limits[function] = None
+        self.note(f"Dynamo's recompile limit was reached in {function}: new inputs run the original code there")
+
+    def record(self, key: Hashable, gm: fx.GraphModule, entries: Iterable[tuple[LayerCall, Decision]], break_reason: str | None) -> None:
+        """Take in the decisions for one captured graph and the graphs nested in it. Logs one line, unless it is a further graph without any layer call."""
+        first = not self._captured
+        rows = tuple(_Row(call.site, call.index, decision) for call, decision in entries)
+        self._captured[key if key is not None else len(self._captured)] = _Captured(gm, rows, break_reason)
+        self._update()
+        if first or rows:
+            publish(self.report)
+
+    def _update(self) -> None:
+        self.report = _thread.report = self._build()
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener(self.report)
+
+    def _build(self) -> Report:
+        rows: dict[tuple[str, int], list[tuple[_Row, int]]] = {}
+        for number, captured in enumerate(self._captured.values()):
+            for row in captured.rows:
+                rows.setdefault((row.site.path, row.index), []).append((row, number))
+        calls = [_call_report(path, index, found) for (path, index), found in rows.items()]
+        seen = {call.path for call in calls}
+        twins = {_without_numbers(call.path): call.path for call in calls}
+        calls += [self._not_captured(path, *found, twins.get(_without_numbers(path))) for path, found in self._annotated().items() if path not in seen]
+        return Report(tuple(calls), tuple(captured.module for captured in self._captured.values()), notes=tuple(self._notes))
+
+    def _not_captured(self, path: str, layer_name: str, overridden: bool, twin: str | None) -> CallReport:
+        if overridden:
+            miss = Miss("forward_overridden", "its class overrides the annotated forward")
+        else:
+            miss = Miss("not_captured", "no captured graph has called it{reason}", {"reason": self._reason(twin)})
+        return CallReport(path, 0, layer_name, "", None, (GraphDecision(-1, "not_captured", None, (miss,)),))
+
+    def _reason(self, twin: str | None) -> str:
+        if self._limits:
+            return f"; Dynamo's recompile limit was reached in {', '.join(self._limits)}"
+        reasons = dict.fromkeys(captured.break_reason for captured in self._captured.values() if captured.break_reason)
+        if reasons:
+            return f"; a graph ended early: {'; '.join(str(reason) for reason in reasons)}"
+        # Dynamo compiles modules that its guards cannot tell apart once (blocks compiled by themselves, frames after a graph break).
+        return f"; the graph of {twin} serves it too where Dynamo finds the two alike" if twin is not None else ""
+
+
+def _without_numbers(path: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+
+
+def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallReport:
+    site = found[-1][0].site
+    decisions = tuple(
+        GraphDecision(number, row.decision.status, getattr(row.decision.kernel, "identity", None), row.decision.misses)
+        for row, number in found
+    )
+    return CallReport(path, index, site.layer_name, site.layer, site.location, decisions)

@@ -1,0 +1,147 @@
+"""The symbolic way of `kernelize`: capture, plan and rewrite a model that `torch.fx` traces exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from .annotate import annotated_forward, condition_of, layer_name_of
+from .backend import Options, check_fallback
+from .candidates import supports_mode
+from .capture.rewritten_layer import KernelChoice
+from .capture.symbolic import trace_symbolically
+from .capture.symbolic_calls import SymbolicCall, layer_calls, rewrite_calls
+from .kernels.layer import KernelLayer
+from .kernels.loader import CallForm, KernelLoader
+from .mode import Mode
+from .passes.miss import Miss
+from .report.model import CallReport, GraphDecision, Report
+from .report.recorder import publish
+from .target import Target
+
+
+SYMBOLIC_ORIGINAL = "_fxkernels_original"
+"""Attribute of a kernelized graph module under which the model stands that it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What was decided for one call: the kernel for each training flag, and the misses on the way."""
+
+    inference: KernelLayer | None
+    training: KernelLayer | None
+    misses: tuple[Miss, ...]
+
+    @property
+    def kernel(self) -> KernelLayer | None:
+        return self.inference or self.training
+
+
+def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -> fx.GraphModule:
+    """Return the model as a graph module whose layer calls run kernels. `.report` says which.
+
+    A layer that no kernel replaces is traced through if annotated calls happen inside it, so that those have their turn.
+
+    Raises:
+        CaptureError: If the model cannot be traced.
+        NoKernelError, RepositoryError: If a call has no kernel and `use_fallback` does not permit that.
+    """
+    planner = _Planner(options, target)
+    opened: set[str] = set()
+    while True:
+        module = trace_symbolically(model, opened)
+        outcomes = [(call, planner.decide(call)) for call in layer_calls(module)]
+        outer = {call.path for call, outcome in outcomes if outcome.kernel is None and _has_annotated_inside(call)}
+        if outer <= opened:
+            break
+        opened |= outer
+    check_fallback(
+        options.use_fallback, [(call.key, call.layer_name, outcome.misses) for call, outcome in outcomes if outcome.kernel is None]
+    )
+    rewrite_calls(
+        module, {call.key: KernelChoice(outcome.inference, outcome.training) for call, outcome in outcomes if outcome.kernel is not None}
+    )
+    report = Report((*(_called(*pair) for pair in outcomes), *_not_called(model, outcomes)), (module,), capture="symbolic")
+    module.__dict__["report"] = report
+    module.__dict__[SYMBOLIC_ORIGINAL] = model
+    publish(report)
+    return module
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Decides calls for both training flags: the graph is one, and each layer chooses when it is called."""
+
+    options: Options
+    target: Target
+    loader: KernelLoader = field(default_factory=KernelLoader)
+
+    def decide(self, call: SymbolicCall) -> _Outcome:
+        subject = call.layer if call.layer is not None else call.function
+        condition = condition_of(subject)
+        if condition is not None and not condition(subject):
+            return _Outcome(None, None, (Miss("condition_false", "the condition given with the annotation is false for this layer"),))
+        inference = self._choose(call, Mode.INFERENCE)
+        training = self._choose(call, Mode.TRAINING)
+        kernels = [found if isinstance(found, KernelLayer) else None for found in (inference, training)]
+        misses = {miss.message: miss for found in (inference, training) if not isinstance(found, KernelLayer) for miss in found}
+        return _Outcome(kernels[0], kernels[1], tuple(misses.values()))
+
+    def _choose(self, call: SymbolicCall, flag: Mode) -> KernelLayer | tuple[Miss, ...]:
+        """The first candidate for layers with this training flag, or why there is none."""
+        assert self.options.mapping is not None
+        mode = self.options.kernel_mode or flag
+        entries = self.options.mapping.lookup(call.layer_name, self.target, mode | Mode.TORCH_COMPILE if self.options.declared else mode)
+        if isinstance(entries, Miss):
+            return (entries,)
+        misses: list[Miss] = []
+        for entry in entries:
+            kernel = self.loader.load(entry.repository, self.target)
+            miss = kernel if isinstance(kernel, Miss) else self._gates(kernel, call, Mode.TRAINING in flag or Mode.TRAINING in mode)
+            if miss is None:
+                return kernel  # type: ignore[return-value]  # the gates say that it is no miss
+            misses.append(miss)
+        return tuple(misses)
+
+    def _gates(self, kernel: KernelLayer, call: SymbolicCall, training: bool) -> Miss | None:
+        reference = type(call.layer) if call.layer is not None else call.function
+        form = CallForm(reference, call.signature, len(call.node.args), tuple(call.node.kwargs), _attributes(call.layer))
+        return self.loader.contract(kernel, form) or supports_mode(kernel, training, self.options.declared)
+
+
+def _attributes(layer: nn.Module | None) -> frozenset[str]:
+    """What a kernel may read of the layer, which is itself the kernel's ``self`` here."""
+    return frozenset(dir(layer)) if layer is not None else frozenset()
+
+
+def _has_annotated_inside(call: SymbolicCall) -> bool:
+    return call.layer is not None and any(annotated_forward(child) is not None for child in call.layer.modules() if child is not call.layer)
+
+
+def _called(call: SymbolicCall, outcome: _Outcome) -> CallReport:
+    layer = type(call.layer).__qualname__ if call.layer is not None else getattr(call.function, "__qualname__", call.layer_name)
+    kernel = outcome.kernel.identity if outcome.kernel is not None else None
+    decision = GraphDecision(0, "missed" if kernel is None else "rewritten", kernel, outcome.misses)
+    return CallReport(call.path, call.index, call.layer_name, layer, None, (decision,))
+
+
+def _not_called(model: nn.Module, outcomes: list[tuple[SymbolicCall, _Outcome]]) -> list[CallReport]:
+    """Annotated layers that the graph does not call; those inside a rewritten one are covered by it."""
+    called = {call.path for call, _ in outcomes}
+    rewritten = [call for call, outcome in outcomes if outcome.kernel is not None]
+    reports = []
+    for path, module in model.named_modules():
+        layer_name = layer_name_of(module)
+        if layer_name is None or path in called:
+            continue
+        cover = next((call for call in rewritten if path.startswith(f"{call.path}.")), None)
+        if annotated_forward(module) is None:
+            decision = GraphDecision(0, "missed", None, (Miss("forward_overridden", "its class overrides the annotated forward"),))
+        elif cover is not None:
+            miss = Miss("covered", "it happens inside {key}, which a kernel replaces", {"key": cover.key})
+            decision = GraphDecision(0, "covered", None, (miss,))
+        else:
+            decision = GraphDecision(-1, "not_captured", None, (Miss("not_captured", "the model's forward does not call it"),))
+        reports.append(CallReport(path, 0, layer_name, type(module).__qualname__, None, (decision,)))
+    return reports

@@ -1,0 +1,189 @@
+"""kernelize(): a copy of a model whose annotated layers run kernels; explain(): what it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from torch import fx, nn
+
+from .annotate import layer_name_of
+from .backend import HubKernels, Options, options_of
+from .capture import _torch
+from .capture.clone import clone_module
+from .capture.dynamo import KERNELIZED
+from .capture.exactness import why_not_exact
+from .errors import CaptureError
+from .fallback import KernelizeFallback
+from .kernelized import Kernelized
+from .mapping import KernelMapping, MappingLike, current_mapping
+from .mode import Mode
+from .report.model import Report
+from .symbolic import SYMBOLIC_ORIGINAL, kernelize_symbolically
+from .target import Target
+
+Capture = Literal["auto", "dynamo", "symbolic"]
+
+
+def kernelize(
+    model: nn.Module,
+    *,
+    device: str | None = None,
+    mode: Mode | None = None,
+    needs_torch_compile: bool = False,
+    use_fallback: bool | KernelizeFallback = True,
+    mapping: MappingLike | KernelMapping | None = None,
+    capture: Capture = "auto",
+    example_args: Sequence[Any] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return a copy of `model` whose annotated layers run Hub kernels; `model` itself is untouched.
+
+    The copy shares the model's parameters and buffers. Which kernel a layer gets is decided per call, and follows the layer's training flag whenever it
+    changes: a kernel without a backward gives way to the original in training mode. A model that `torch.fx` traces exactly becomes a graph module; any
+    other keeps its class and methods, and is captured by Dynamo when it is called. Either way `.report` of the result says what was rewritten and why not.
+
+    Args:
+        model: Any module.
+        device: Device type whose kernels are considered, e.g. ``"cuda"``. By default that of each call's tensors.
+        mode: Consult the mapping for this mode instead of each layer's training flag. ``Mode.TORCH_COMPILE`` in it is the same as `needs_torch_compile`.
+        needs_torch_compile: Take only kernels that say that torch.compile can trace them, for ``torch.compile(kernelize(model, ...))``.
+        use_fallback: In which cases a call may keep its original layer: True for `KernelizeFallback.DEFAULT`, False for none.
+        mapping: The mapping to use instead of the one in force.
+        capture: ``"symbolic"`` demands a graph module, ``"dynamo"`` the other way, ``"auto"`` chooses; the report names the reason.
+        example_args: Positional arguments of a call. With them (or `example_kwargs`) the model is captured at once, on fake tensors, and the report is
+            complete; without them it is pending until the first call, and warnings and errors come from that call.
+        example_kwargs: Keyword arguments of that call.
+
+    Raises:
+        ValueError: If no device is given and the model has no parameters that tell it, or for an unknown device, mode or capture.
+        TypeError: If the model is no module, or an argument has the wrong type.
+        CaptureError: With ``capture="symbolic"``, if the model cannot be traced exactly; the message says where and why.
+        NoKernelError: If a call has no kernel and `use_fallback` does not permit that, naming every such call and its first miss.
+        RepositoryError: If a repository cannot be loaded and `use_fallback` does not permit that.
+
+    Example:
+        >>> model = kernelize(model.eval())
+        >>> print(model.report)
+    """
+    _check_model(model)
+    if capture not in ("auto", "dynamo", "symbolic"):
+        raise ValueError(f"capture is 'auto', 'dynamo' or 'symbolic', not {capture!r}")
+    options = _options(device, mode, needs_torch_compile, use_fallback, mapping)
+    target_device = options.device or _device_of(model)
+    reason = None if capture == "dynamo" else why_not_exact(model)
+    if capture == "symbolic" and reason is not None:
+        raise CaptureError(
+            f"{type(model).__name__} cannot be captured symbolically: {reason}\n  capture='auto' takes the Dynamo way instead"
+        )
+    if capture != "dynamo" and reason is None:
+        return kernelize_symbolically(model, options, Target.of_machine(target_device))
+    result = _compiled_clone(model, options)
+    backend: HubKernels = vars(result)[KERNELIZED].backend
+    if reason is not None:
+        backend.session.recorder.note(f"captured by Dynamo, because symbolic tracing is not exact: {reason}")
+    if example_args is not None or example_kwargs is not None:
+        backend.session.recorder.adopt(_captured_on_fakes(model, options, tuple(example_args or ()), dict(example_kwargs or {})))
+    return result
+
+
+def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
+    """Return the report of what kernels would do to a call of the model, without running or changing it.
+
+    The model is captured on fake tensors, with the mapping in force; nothing is rewritten.
+
+    Args:
+        model: Any module.
+        args: Positional arguments of the call.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        TypeError: If the model is no module.
+
+    Example:
+        >>> print(explain(model, input_ids))
+    """
+    _check_model(model)
+    options = _options(None, None, False, KernelizeFallback.ALL, None)
+    return _captured_on_fakes(model, replace(options, edit=False), args, kwargs)
+
+
+def original(model: nn.Module) -> nn.Module:
+    """Return the model that a kernelized model came from. For a copy or an unpickled one, that is a module without kernels over the copy's own weights.
+
+    Raises:
+        ValueError: If the model is not what `kernelize` returned.
+    """
+    attributes = vars(model)
+    if KERNELIZED in attributes:
+        kernelized: Kernelized = attributes[KERNELIZED]
+        return kernelized.original if kernelized.original is not None else _without_kernels(model)
+    if SYMBOLIC_ORIGINAL in attributes:
+        found: nn.Module = attributes[SYMBOLIC_ORIGINAL]
+        return found
+    raise ValueError(f"this {type(model).__name__} is not the result of kernelize()")
+
+
+def _options(device: str | None, mode: Mode | None, declared: bool, use_fallback: Any, mapping: Any) -> Options:
+    plain = mode & ~Mode.TORCH_COMPILE if mode is not None else None
+    return options_of(
+        {
+            "inner": "eager",
+            "mapping": current_mapping() if mapping is None else mapping,
+            "kernel_mode": plain,
+            "use_fallback": use_fallback,
+            "device": device,
+            "declared": declared or (mode is not None and Mode.TORCH_COMPILE in mode),
+        }
+    )
+
+
+def _compiled_clone(model: nn.Module, options: Options) -> nn.Module:
+    """A clone that compiles itself in place, and so do its children when they are called on their own."""
+    root = clone_module(model).module
+    backend = HubKernels(options)
+    for path, module in root.named_modules():
+        # torch's own layers have nothing to rewrite
+        if module is root or layer_name_of(module) is not None or not type(module).__module__.startswith("torch."):
+            Kernelized(module, backend, path, model if module is root else None)
+        # The `kernels` package keeps decorated functions here, for its own kernelize; they are local classes, which nobody can pickle.
+        vars(module).pop("_kernel_funcs", None)
+    return root
+
+
+def _captured_on_fakes(model: nn.Module, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Report:
+    """The report of one call on fake tensors, by a clone that is thrown away."""
+    clone = clone_module(model).module
+    backend = HubKernels(options)
+    for path, module in clone.named_modules():
+        backend.paths.put(module, path)
+    try:
+        _torch.call_on_fakes(clone, backend, args, kwargs)
+    except Exception as error:
+        cause = _torch.cause_of(error)
+        if cause is error:
+            raise
+        raise cause from cause.__cause__
+    return backend.report
+
+
+def _without_kernels(model: nn.Module) -> nn.Module:
+    plain = clone_module(model).module
+    for module in plain.modules():
+        vars(module).pop(KERNELIZED, None)
+    vars(plain).pop("report", None)
+    return plain
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, fx.GraphModule) and SYMBOLIC_ORIGINAL in vars(model):
+        raise ValueError("this model is kernelized already; kernelize(fxkernels.original(model)) starts anew")
+
+
+def _device_of(model: nn.Module) -> str:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device.type
+    raise ValueError(f"{type(model).__name__} has no parameters that tell its device; give device=, e.g. kernelize(model, device='cpu')")
