@@ -13,7 +13,7 @@ import itertools
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, Protocol
 
@@ -149,10 +149,14 @@ def frame_and_callers(frame: Frame) -> Iterator[Frame]:
         frame = getattr(frame, "parent", None)
 
 
-def local_variables(frame: Frame) -> Mapping[str, Variable]:
-    """Return the frame's local variables."""
-    variables: Mapping[str, Variable] = frame.symbolic_locals
-    return variables
+def local_variable(frame: Frame, name: str) -> Variable | None:
+    """Return one of the frame's local variables, also if an inner function has closed over it; None if it has no value."""
+    variable = frame.symbolic_locals.get(name)
+    if not isinstance(variable, vt.CellVariable):
+        return variable
+    if variable.pre_existing_contents is None and not frame.output.side_effects.has_pending_mutation_of_attr(variable, "cell_contents"):
+        return None
+    return frame.output.side_effects.load_cell(variable)
 
 
 def module_stack(frame: Frame) -> tuple[str, ...]:

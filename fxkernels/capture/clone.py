@@ -209,12 +209,19 @@ def _held(value: Any, kind: type) -> Iterator[Any] | None:
         return iter((_behind_proxy(value),))
     if issubclass(kind, torch.Tensor):
         return None
-    attributes = getattr(value, "__dict__", None)
-    if (
-        type(attributes) is dict and "with_module" in attributes and "hook" in attributes
-    ):  # torch.nn.modules.module._WrappedHook (2.11, 2.13)
+    attributes = attributes_of(value) or {}
+    if "with_module" in attributes and "hook" in attributes:  # torch.nn.modules.module._WrappedHook (2.11, 2.13)
         return iter(attributes.values())
     return None
+
+
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """Return the dictionary of an object's attributes, without running code of the object, or None if it has none."""
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return attributes if type(attributes) is dict else None
 
 
 def _behind_proxy(value: Any) -> Any:

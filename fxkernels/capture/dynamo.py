@@ -208,7 +208,7 @@ def _frame_module(frame: _torch.Frame) -> nn.Module | None:
     names = [name for name in code.co_varnames[:1] if code.co_argcount]
     names += [name for name in ("self",) if name not in names]  # a resumed frame begins with arguments of its own
     for name in names:
-        variable = _torch.local_variables(frame).get(name)
+        variable = _torch.local_variable(frame, name)
         value = _torch.peek(frame, variable) if variable is not None else None
         if isinstance(value, nn.Module):
             return value
@@ -217,11 +217,10 @@ def _frame_module(frame: _torch.Frame) -> nn.Module | None:
 
 def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[str, _torch.Variable]]:
     code: CodeType = _torch.frame_code(frame)
-    variables = _torch.local_variables(frame)
     names = code.co_varnames
     last = code.co_argcount + code.co_kwonlyargcount
-    args = [variables[name] for name in names[: code.co_argcount]]
-    kwargs = {name: variables[name] for name in names[code.co_argcount : last]}
+    args = [_torch.local_variable(frame, name) for name in names[: code.co_argcount]]
+    kwargs = {name: _torch.local_variable(frame, name) for name in names[code.co_argcount : last]}
     return args, kwargs
 
 
@@ -231,7 +230,7 @@ def _enclosing(frame: _torch.Frame, module: nn.Module | None) -> tuple[nn.Module
         code: CodeType = _torch.frame_code(caller)
         if not code.co_argcount:
             continue
-        variable = _torch.local_variables(caller).get(code.co_varnames[0])
+        variable = _torch.local_variable(caller, code.co_varnames[0])
         value = _torch.peek(caller, variable) if variable is not None else None
         if isinstance(value, nn.Module) and value is not module:
             return value, variable

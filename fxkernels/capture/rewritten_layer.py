@@ -141,7 +141,7 @@ def _restore(layer: type[nn.Module], choice: KernelChoice) -> nn.Module:
 
 
 # --- what runs ----------------------------------------------------------------------------------------------------------------------------
-# A call of a small layer takes a few microseconds and every Python frame around it counts, so these are closures, with as few frames as can be.
+# A call of a small layer takes a few microseconds and every Python frame around it counts: these are closures, with few frames.
 
 
 def _forward(layer: type[nn.Module], choice: KernelChoice) -> Forward:

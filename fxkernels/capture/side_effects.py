@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .clone import attributes_of
+
 _DEPTH = 4
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _OPAQUE = (
     nn.Module,
     torch.Tensor,
@@ -61,18 +64,14 @@ class Snapshot:
         return changed
 
     def _explore(self, path: str, value: Any, depth: int) -> None:
-        if depth == 0 or isinstance(value, _OPAQUE) or id(value) in self._seen:
+        kind = type(value)  # not isinstance: a weak proxy says that it is what it refers to
+        if depth == 0 or issubclass(kind, _OPAQUE) or id(value) in self._seen:
             return
-        items: Iterable[Any]
-        if isinstance(value, dict):
-            items = list(value.values())
-        elif isinstance(value, list | tuple | set | frozenset | deque):
-            items = list(value)
-        else:
-            value = getattr(value, "__dict__", None)
-            if type(value) is not dict:
+        if not issubclass(kind, _CONTAINERS):
+            value = attributes_of(value)
+            if value is None:
                 return
-            items = list(value.values())
+        items = list(value.values()) if isinstance(value, dict) else list(value)
         if not isinstance(value, tuple | frozenset):
             self._take(path, value)
         for item in items:

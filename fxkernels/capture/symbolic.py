@@ -23,7 +23,7 @@ from .side_effects import Snapshot
 _tracing = threading.RLock()
 
 
-def trace_symbolically(model: nn.Module, opened: Collection[str] = ()) -> fx.GraphModule:
+def trace_symbolically(model: nn.Module, opened: Collection[str] = ()) -> CapturedModule:
     """Return `model` as a graph module in which each call of an annotated layer or function is one node; `model` itself is untouched.
 
     The graph module is over a clone of the model: it has the same submodules, state-dict keys, parameters and buffers, and stays in step

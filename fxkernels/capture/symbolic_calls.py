@@ -72,7 +72,7 @@ def layer_calls(module: fx.GraphModule) -> tuple[SymbolicCall, ...]:
     return tuple(calls)
 
 
-def rewrite_calls(module: fx.GraphModule, choices: Mapping[str, KernelChoice]) -> None:
+def rewrite_calls(module: CapturedModule, choices: Mapping[str, KernelChoice]) -> None:
     """Have calls of a captured graph run kernels. The choices are complete: what is not among them stays as it is.
 
     A layer whose calls are all decided alike is rewritten where it stands, and so wherever else it is referred to. If its calls are decided
@@ -87,7 +87,6 @@ def rewrite_calls(module: fx.GraphModule, choices: Mapping[str, KernelChoice]) -
     Raises:
         KeyError: If a key is that of no call.
     """
-    assert isinstance(module, CapturedModule)
     calls = layer_calls(module)
     unknown = choices.keys() - {call.key for call in calls}
     if unknown:

@@ -333,6 +333,25 @@ class RotaryUser(nn.Module):
         return self.attention(q, table)
 
 
+def test_a_caller_whose_self_is_closed_over_is_found_all_the_same():
+    class Closing(nn.Module):
+        def forward(self, q, table):
+            q, k = rotate(q, q, table, table)
+            return sum(part * (1 + self.training) for part in (q, k))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = Closing()
+
+        def forward(self, q, table):
+            return self.attention(q, table)
+
+    run, backend = compiled(Model(), {"rotary_pos_emb": {"cpu": repository("rotary", "rotary_pos_emb")}})
+    run(torch.randn(2, 3, 4, 8), torch.randn(2, 4, 8))
+    assert statuses(backend) == {"attention.rotary_pos_emb#0": "rewritten"}
+
+
 def test_a_function_follows_the_training_flag_of_its_caller():
     model = RotaryUser()
     q, table = torch.randn(2, 3, 4, 8), torch.randn(2, 4, 8)

@@ -1,0 +1,147 @@
+"""`fxkernels demo`: a small decoder rewritten, reported, checked and timed in front of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..mapping import KernelMapping
+    from ..report.model import Report
+    from .measure import Difference
+
+Run = Callable[["Tensor"], "Tensor"]
+
+_COMPILED = "torch.compile, Inductor"
+_OURS = "hubkernels, Inductor"
+
+
+@click.command(short_help="See a small model rewritten, checked and timed.")
+@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True, help="Timed runs of each side, in turns.")
+@click.option("--length", type=click.IntRange(2, 2048), default=512, show_default=True, help="Tokens in the example.")
+@click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Layers of the decoder.")
+@click.option(
+    "--compile/--no-compile",
+    "compile_",
+    default=True,
+    help="Time torch.compile with Inductor too (needs a C++ compiler, takes about a minute).",
+)
+def demo(repeats: int, length: int, layers: int, compile_: bool) -> None:
+    """Kernelize a small decoder with the built-in kernels and show what was rewritten, that the numbers agree, and how fast it is.
+
+    Runs on the CPU and downloads nothing. The exit code is 1 if nothing was rewritten or the numbers disagree.
+
+    \b
+    Examples:
+      fxkernels demo
+      fxkernels demo --no-compile --repeats 50
+    """
+    from .. import kernelize
+    from ..demo_model import decoder
+    from .measure import gradient_difference, gradients_of, output_difference, outputs_of
+
+    model, (input_ids,) = decoder(length=length, layers=layers)
+    mapping = _mapping()
+    click.echo(f"A decoder with {sum(p.numel() for p in model.parameters()):,} random weights, {length} tokens.\n")
+    kernelized = kernelize(model, mapping=mapping)
+    expected = outputs_of(model, input_ids)
+    differences = [
+        output_difference("outputs", expected, outputs_of(kernelized, input_ids)),
+        gradient_difference(gradients_of(model, input_ids), gradients_of(kernelized, input_ids)),
+    ]
+    report: Report = vars(kernelized)["report"]
+    _show_report(report)
+    sides: dict[str, Run] = {"eager": model, "kernelized": kernelized}
+    if compile_:
+        sides |= _compiled(model, mapping, input_ids)
+    if _OURS in sides:
+        differences.append(output_difference("outputs with Inductor", expected, outputs_of(sides[_OURS], input_ids)))
+    _show_differences(differences)
+    _show_times(sides, input_ids, repeats)
+    failed = failures(report, differences)
+    if failed:
+        raise click.ClickException("; ".join(failed))
+    click.echo("Next: fxkernels explain module:factory   what kernels would do in your own model")
+    click.echo("      fxkernels.kernelize(model)         runs them from Python, see README.md")
+
+
+def _mapping() -> KernelMapping:
+    """All built-in kernels, also those that the default mapping leaves out."""
+    from ..builtin import BUILTIN_LAYERS, builtin_mapping, builtin_repository
+    from ..mapping import KernelMapping
+
+    left_out = sorted(set(BUILTIN_LAYERS) - set(builtin_mapping()))
+    if left_out:
+        _say(f"Used here, but not in builtin_mapping(), because not everywhere 1.1x as fast as eager: {', '.join(left_out)}.")
+    return KernelMapping.of({name: {"cpu": builtin_repository(name)} for name in BUILTIN_LAYERS})
+
+
+def _compiled(model: nn.Module, mapping: KernelMapping, input_ids: Tensor) -> dict[str, Run]:
+    """Compile with Inductor, without and with kernels. A machine on which Inductor itself does not work is no failure of the demo."""
+    import torch
+
+    from .. import hubkernels
+    from .measure import missing_compiler, outputs_of
+
+    missing = missing_compiler()
+    if missing is not None:
+        _say(f"torch.compile with Inductor is left out: there is no {missing}.")
+        click.echo()
+        return {}
+    click.echo("Compiling with Inductor, twice ...", err=True)
+    plain = torch.compile(model)
+    try:
+        outputs_of(plain, input_ids)
+    except Exception as error:  # whatever a broken compiler set-up makes Inductor raise
+        lines = str(error).strip().splitlines() or [""]
+        _say(f"torch.compile with Inductor is left out, it fails on this machine: {type(error).__name__}: {lines[0]}")
+        click.echo()
+        return {}
+    backend = hubkernels(mapping=mapping)
+    ours = torch.compile(model, backend=backend)
+    outputs_of(ours, input_ids)
+    click.echo(f'The same with torch.compile(backend="hubkernels"): {backend.report.summary}\n')
+    return {_COMPILED: plain, _OURS: ours}
+
+
+def _show_report(report: Report) -> None:
+    from ..report.terminal import print_report
+
+    print_report(report)
+    click.echo()
+
+
+def _show_differences(differences: Iterable[Difference]) -> None:
+    click.echo("Largest difference to the eager model")
+    for difference in differences:
+        verdict = "agrees" if difference.agrees else "DISAGREES"
+        where = f"\n    the worst is {difference.where}" if difference.where else ""
+        click.echo(f"  {difference.what:<22} {difference.largest:8.1e}   tolerance {difference.tolerance:8.1e}   {verdict}{where}")
+    click.echo()
+
+
+def _show_times(sides: dict[str, Run], input_ids: Tensor, repeats: int) -> None:
+    from .measure import medians, outputs_of
+
+    def forward(side: Run) -> Callable[[], Any]:
+        return lambda: outputs_of(side, input_ids)
+
+    seconds = medians({name: forward(side) for name, side in sides.items()}, repeats)
+    click.echo(f"Forward, median of {repeats} {'run' if repeats == 1 else 'alternating runs'}")
+    for name, value in seconds.items():
+        click.echo(f"  {name:<24} {1e3 * value:8.1f} ms   {seconds['eager'] / value:5.2f}x the speed of eager")
+    click.echo()
+
+
+def failures(report: Report, differences: Iterable[Difference]) -> list[str]:
+    """Return a sentence for everything that makes the demo a failure."""
+    found = [f"{d.what} differ by {d.largest:.1e}, which is more than {d.tolerance:.1e}" for d in differences if not d.agrees]
+    return found if report.rewritten else [*found, "no layer call was rewritten"]
+
+
+def _say(paragraph: str) -> None:
+    click.echo(click.wrap_text(paragraph, 80))

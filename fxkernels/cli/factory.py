@@ -1,0 +1,137 @@
+"""Loads a model factory that the user names as ``module:factory``, and says plainly what is wrong with it if it cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+from torch import nn
+
+_LONGEST = 400
+"""Characters of a foreign error's message; Dynamo's have pages. The traceback has all of it."""
+
+Arguments = tuple[Any, ...] | dict[str, Any]
+
+
+class FactoryError(click.ClickException):
+    """What the user named cannot be used: exit code 2 and one paragraph on stderr.
+
+    Its cause, where there is one, is what the user's code raised.
+    """
+
+    exit_code = 2
+
+
+def load_model(name: str) -> tuple[nn.Module, Arguments]:
+    """Import a factory, call it and return its model and example arguments.
+
+    Args:
+        name: ``module:factory``; the module is looked for in the current directory too; the factory may be an attribute of an attribute.
+
+    Raises:
+        FactoryError: If the name, the import, the call or what it returns is not as it should be.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise FactoryError(
+            f"{name!r} names no factory; write module:factory, for example mymodel:build for the function build in mymodel.py"
+        )
+    factory = _factory(_import(module_name), module_name, attribute)
+    try:
+        result = factory()
+    except (Exception, SystemExit) as error:
+        raise FactoryError(f"{name} raised {described(error)}") from error
+    return _checked(name, result)
+
+
+def described(error: BaseException) -> str:
+    """Return one line about an exception of somebody's code: its type, its message and the file and line that raised it."""
+    message = textwrap.shorten(str(error), _LONGEST, placeholder=" ...")
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    if isinstance(error, SyntaxError):  # its own text names the file and line, and the frames are the importer's
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} (at {frames[-1].filename}:{frames[-1].lineno})" if frames else text
+
+
+def _import(module_name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise FactoryError(f"module {module_name!r} cannot be imported: {described(error)}") from error
+        hint = ""
+        if module_name.endswith(".py") or "/" in module_name:
+            hint = f"; name the module, not its file: {Path(module_name).stem}"
+        raise FactoryError(
+            f"there is no module {error.name!r} in the current directory ({here}) or among the installed packages{hint}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise FactoryError(f"module {module_name!r} cannot be imported: {described(error)}") from error
+
+
+def _factory(module: ModuleType, module_name: str, attribute: str) -> Callable[[], Any]:
+    found: Any = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            owner = module_name if found is module else attribute
+            raise FactoryError(f"{owner} has no {part!r}{_similar(found, part)}") from error
+    if not callable(found):
+        raise FactoryError(f"{module_name}:{attribute} is {_kind(found)}, not a function that returns (model, example arguments)")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise FactoryError(f"{module_name}:{attribute} must be callable without arguments: {error}") from error
+    except ValueError:
+        pass  # callables written in C may have no signature; calling it will tell
+    return found  # type: ignore[no-any-return] # callable, as was checked
+
+
+def _similar(owner: Any, name: str) -> str:
+    public = [n for n in dir(owner) if not n.startswith("_") and callable(getattr(owner, n, None))]
+    close = difflib.get_close_matches(name, public, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _checked(name: str, result: Any) -> tuple[nn.Module, Arguments]:
+    wanted = f"{name} must return (model, example arguments)"
+    if not (isinstance(result, tuple) and len(result) == 2):
+        got = f"a tuple of {len(result)}" if isinstance(result, tuple) else _kind(result)
+        raise FactoryError(f"{wanted}, for example (model, (input_ids,)); it returned {got}")
+    model, arguments = result
+    if not isinstance(model, nn.Module):
+        raise FactoryError(f"{wanted}; the model must be a torch.nn.Module, and it is {_kind(model)}")
+    if isinstance(arguments, Mapping):  # a tokenizer's output is one, and no dict
+        wrong = next((key for key in arguments if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise FactoryError(f"{wanted}; a dict of arguments has their names as keys, and {wrong!r} is no name")
+        return model, dict(arguments)
+    if not isinstance(arguments, tuple):
+        raise FactoryError(
+            f"{wanted}; the arguments must be a tuple, or a dict for keyword arguments, and they are {_kind(arguments)}: "
+            f"a single argument x is given as (x,)"
+        )
+    return model, arguments
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    kind = type(value).__name__
+    return f"an object of type {kind}"
