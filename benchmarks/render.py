@@ -1,0 +1,78 @@
+"""Write the tables of README.md from the JSON lines in `results/`: ``python benchmarks/render.py``.
+
+The table of `results/<name>.jsonl` replaces what stands between ``<!-- <name> -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them.
+
+    Example:
+        >>> duration(0.00123)
+        '1.23 ms'
+    """
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """The Markdown of one results file: what it was measured with, and a table per pair of sides."""
+    return "\n\n".join([origin(rows), *(table(list(group)) for _, group in groupby(rows, key=lambda row: list(row["sides"])))])
+
+
+def origin(rows: list[dict[str, Any]]) -> str:
+    """Machine, versions and commands of the rows, each once."""
+    machines = dict.fromkeys(row["machine"] for row in rows)
+    versions = dict.fromkeys(f"{name} {number}" for row in rows for name, number in row["versions"].items())
+    commands = dict.fromkeys(f"`{row['command']}`" for row in rows)
+    return f"{'; '.join(machines)}. {', '.join(versions)}. {', '.join(commands)}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of rows with the same two sides."""
+    names = list(rows[0]["sides"])
+    lines = [f"| question | {names[0]} | {names[1]} | {names[0]} / {names[1]} | spread | runs |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        medians = " | ".join(duration(row["sides"][name]) for name in names)
+        low, high = row["spread"]
+        lines.append(f"| {row['question']} | {medians} | **{row['ratio']:.2f}** | {low:.2f} to {high:.2f} | {row['runs']} |")
+    return "\n".join(lines)
+
+
+def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
+    """`readme` with the table of each results file between its markers.
+
+    Raises:
+        ValueError: If a results file has no markers.
+    """
+    for name, rows in results.items():
+        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(readme):
+            raise ValueError(f"README.md has no markers for results/{name}.jsonl: add '<!-- {name} -->' and '<!-- end -->'")
+        # Backslashes of the text are no group references.
+        text = tables(rows).replace("\\", r"\\")
+        readme = pattern.sub(rf"\1\n{text}\n\n\2", readme)
+    return readme
+
+
+def main() -> None:
+    """Read `results/*.jsonl`, rewrite README.md."""
+    results = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(HERE.glob("results/*.jsonl"))}
+    readme = HERE / "README.md"
+    readme.write_text(render(readme.read_text(), results))
+
+
+if __name__ == "__main__":
+    main()

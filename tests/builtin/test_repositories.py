@@ -1,0 +1,80 @@
+"""The repositories that ship with the library, and the mapping that offers them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxkernels import demo_model
+from fxkernels.builtin import BUILTIN_LAYERS, builtin_mapping, builtin_repository
+from fxkernels.hub import read_metadata
+from fxkernels.mapping import KernelMapping
+from fxkernels.mode import Mode
+from fxkernels.target import Target
+
+CPU = Target.of_machine("cpu")
+
+
+def builds() -> list[Path]:
+    return sorted(path.parent for name in BUILTIN_LAYERS for path in builtin_repository(name).path.glob("build/*/metadata.json"))
+
+
+def test_metadata_is_valid_and_every_build_has_an_id_of_its_own():
+    ids = [read_metadata(build).id for build in builds()]
+    assert len(ids) == len(BUILTIN_LAYERS)
+    assert len(set(ids)) == len(ids)
+    assert all(name.startswith("_fxkernels_") for name in ids)
+
+
+def test_metadata_is_valid_for_the_kernels_package():
+    metadata = pytest.importorskip("kernels._rust").Metadata
+    assert [metadata.read_from_file(build / "metadata.json").id for build in builds()] == [read_metadata(build).id for build in builds()]
+
+
+@pytest.mark.parametrize("layer_name", BUILTIN_LAYERS)
+def test_the_layer_is_a_module_without_own_init_that_declares_both_flags(layer_name):
+    kernel = builtin_repository(layer_name).load_for(CPU)
+    assert issubclass(kernel.cls, torch.nn.Module)
+    assert "__init__" not in vars(kernel.cls)
+    assert kernel.has_backward
+    assert kernel.can_torch_compile
+
+
+@pytest.mark.parametrize("layer_name", BUILTIN_LAYERS)
+def test_the_layer_takes_exactly_the_references_parameters(layer_name):
+    reference = getattr(demo_model, layer_name)
+    wanted = inspect.signature(reference.forward if isinstance(reference, type) else reference).parameters.values()
+    got = inspect.signature(builtin_repository(layer_name).load_for(CPU).cls.forward).parameters.values()
+    assert [(p.name, p.default) for p in got if p.name != "self"] == [(p.name, p.default) for p in wanted if p.name != "self"]
+
+
+def test_the_default_mapping_offers_its_kernels_on_cpus_for_inference_and_training():
+    mapping = KernelMapping.of(builtin_mapping())
+    for layer_name in builtin_mapping():
+        for mode in (Mode.INFERENCE, Mode.TRAINING, Mode.INFERENCE | Mode.TORCH_COMPILE, Mode.TRAINING | Mode.TORCH_COMPILE):
+            entries = mapping.lookup(layer_name, CPU, mode)
+            assert [entry.repository for entry in entries] == [builtin_repository(layer_name)]
+
+
+def test_the_default_mapping_holds_exactly_the_kernels_that_the_measured_rows_say_are_faster():
+    lines = (Path(__file__).parents[2] / "benchmarks" / "results" / "builtin_cpu.jsonl").read_text().splitlines()
+    ratios: dict[str, list[float]] = {name: [] for name in BUILTIN_LAYERS}
+    for row in map(json.loads, lines):
+        layer_name, size, *_ = row["question"].split()
+        if int(size.split("x")[1]) >= 512:
+            ratios[layer_name].append(row["ratio"])
+    assert set(builtin_mapping()) == {name for name, values in ratios.items() if min(values) >= 1.1}
+
+
+def test_the_default_mapping_is_a_new_dictionary_at_each_call():
+    builtin_mapping().clear()
+    assert builtin_mapping()
+
+
+def test_an_unknown_layer_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="'LayerNorm'; there are: RMSNorm, SiluAndMul, rotary_pos_emb"):
+        builtin_repository("LayerNorm")
