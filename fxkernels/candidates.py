@@ -222,7 +222,10 @@ def _mode(call: LayerCall, request: Request) -> Mode:
 def _metadata(value: Any) -> Hashable:
     if not isinstance(value, torch.Tensor):
         return repr(value)
-    return (value.dtype, value.device, tuple(_size(s) for s in value.shape), tuple(_size(s) for s in value.stride()))
+    sizes = [_size(size) for size in value.shape]
+    # The stride of a dimension of size 1 is never used, and kernels differ in what they put there.
+    strides = tuple(_size(stride) for size, stride in zip(sizes, value.stride(), strict=True) if size != 1)
+    return (value.dtype, value.device, tuple(sizes), strides)
 
 
 def _size(size: Any) -> Any:

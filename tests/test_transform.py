@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import os
 import pickle
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -468,6 +471,23 @@ def test_a_duplicated_graph_module_stays_kernelized(x, duplicate):
     assert runs() == 2
     assert len(again.report.rewritten) == 2
     torch.testing.assert_close(fxkernels.original(again)(x), model(x))
+
+
+def test_a_pickled_graph_module_runs_its_kernels_in_another_process(tmp_path):
+    torch.manual_seed(1)
+    model, x = Plain().eval(), torch.randn(3, 8)
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps((kernelize(model, mapping=norms()), x, model(x))))
+    program = """
+import pickle, sys
+from kernel_repositories import executions
+import torch, test_transform
+model, x, expected = pickle.loads(open(sys.argv[1], "rb").read())
+torch.testing.assert_close(model(x), expected)
+assert executions("norms")["RMSNorm"] == 2
+"""
+    folder = FOLDER.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent)])}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "model.pickle")], check=True, cwd=folder, env=environment)
 
 
 def test_a_graph_module_without_fallback_names_the_calls_at_once():

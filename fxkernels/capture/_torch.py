@@ -215,6 +215,17 @@ def constant(variable: Variable) -> Any:
     return variable.as_python_constant()
 
 
+def unpacked(frame: Frame, variable: Variable) -> list[Variable]:
+    """Return the variables in a tuple of positional arguments."""
+    return list(realized(variable).unpack_var_sequence(frame))
+
+
+def unpacked_keywords(variable: Variable) -> dict[str, Variable]:
+    """Return the variables in a dict of keyword arguments."""
+    items = realized(variable).items.items()
+    return {(key.vt if hasattr(key, "vt") else key).as_python_constant(): value for key, value in items}
+
+
 _LEAVES = (
     fx.Proxy,
     bool,

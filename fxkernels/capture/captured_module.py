@@ -17,6 +17,9 @@ _GRAPH = "_graph"
 _VIEWS = "_fxkernels_views"
 
 
+_OPERATORS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))  # torch has no public name for these types
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A second object over the state of one submodule, for a call that is decided otherwise than the submodule's other calls.
@@ -121,7 +124,7 @@ def _encoded(graph: fx.Graph) -> list[tuple[Any, ...]]:
 
 
 def _encoded_target(target: Any) -> Any:
-    return _Operator(str(target)) if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket) else target
+    return _Operator(str(target)) if isinstance(target, _OPERATORS) else target
 
 
 def _decoded(nodes: list[tuple[Any, ...]]) -> fx.Graph:

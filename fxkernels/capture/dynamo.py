@@ -221,6 +221,11 @@ def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[s
     last = code.co_argcount + code.co_kwonlyargcount
     args = [_torch.local_variable(frame, name) for name in names[: code.co_argcount]]
     kwargs = {name: _torch.local_variable(frame, name) for name in names[code.co_argcount : last]}
+    if code.co_flags & inspect.CO_VARARGS:
+        args += _torch.unpacked(frame, _torch.local_variable(frame, names[last]))
+        last += 1
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        kwargs |= _torch.unpacked_keywords(_torch.local_variable(frame, names[last]))
     return args, kwargs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -50,10 +50,16 @@ class KernelLayer:
     Args:
         cls: Its class. It is never instantiated; its forward is called with another object as ``self``.
         identity: Where it came from.
+        source: The repository and the target that it was loaded for, by which another process loads it again.
     """
 
     cls: type[nn.Module]
     identity: KernelIdentity
+    source: tuple[Any, Target] | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class lives in a module that only the importer knows; a process that unpickles it has to import the repository first.
+        return (KernelLayer, (self.cls, self.identity)) if self.source is None else (load_kernel_layer, self.source)
 
     @property
     def has_backward(self) -> bool:
@@ -86,12 +92,12 @@ def load_kernel_layer(repository: Any, target: Target) -> KernelLayer:
         # Foreign code behind a documented protocol: whatever it raises is "this repository cannot be loaded", with its own words.
         raise RepositoryError("load_error", f"{_name(repository)} cannot be loaded: {type(error).__name__}: {error}") from error
     if isinstance(loaded, KernelLayer):
-        return loaded
+        return replace(loaded, source=(repository, target))
     if not isinstance(loaded, type):
         raise RepositoryError("load_error", f"{_name(repository)}.load() returned {loaded!r}; it must return a subclass of nn.Module")
     layer = getattr(repository, "layer_name", None)
     identity = KernelIdentity(_name(repository), _text(repository, "revision"), layer if isinstance(layer, str) else loaded.__name__, None)
-    return KernelLayer(loaded, identity)
+    return KernelLayer(loaded, identity, (repository, target))
 
 
 def _name(repository: Any) -> str:

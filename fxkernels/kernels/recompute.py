@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+# Asked once: Dynamo of torch 2.11 cannot trace the question.
+_AUTOCAST_DEVICES = frozenset(
+    name for name in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "maia") if torch.amp.is_autocast_available(name)
+)
+
 
 def recomputed_backward(kernel: Callable[..., Any], reference: Callable[..., Any], inputs: Sequence[Any]) -> Any:
     """Return what `kernel` returns for the inputs; its gradient is that of `reference`, recomputed when it is needed.
@@ -58,7 +63,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         # Autograd runs backwards without the forward's autocast; the recomputation has to round where the reference would have rounded.
         device = tensors[0].device.type
-        ctx.autocast_device = device if torch.amp.is_autocast_available(device) else "cpu"
+        ctx.autocast_device = device if device in _AUTOCAST_DEVICES else "cpu"
         ctx.autocast_enabled = torch.is_autocast_enabled(ctx.autocast_device)
         ctx.autocast_dtype = torch.get_autocast_dtype(ctx.autocast_device)
 

@@ -370,6 +370,29 @@ def test_an_annotated_function_compiled_by_itself_is_rewritten():
     assert statuses(backend) == {"rotary_pos_emb#0": "rewritten"}
 
 
+def test_a_frame_with_variable_arguments_is_rewritten_with_all_of_them():
+    @use_kernel_forward_from_hub("scale")
+    class Scale(nn.Module):
+        def forward(self, x, *factors, **options):
+            return x * factors[0] * options["last"]
+
+    class ScaleKernel(nn.Module):
+        def forward(self, x, *factors, **options):
+            return x * factors[0] * options["last"] * 2
+
+    class Repository:
+        def load(self):
+            return ScaleKernel
+
+    layer, x = Scale(), torch.randn(3, 8)
+    run, backend = compiled(layer, {"scale": {"cpu": Repository()}}, fullgraph=True)
+    torch.testing.assert_close(run(x, x, last=x), 2 * layer(x, x, last=x))
+    assert statuses(backend) == {"#0": "rewritten"}
+    torch._dynamo.reset()
+    run, backend = compiled(nn.ModuleDict({"scale": layer})["scale"].forward, {"scale": {"cpu": Repository()}}, fullgraph=True)
+    torch.testing.assert_close(run(x, x, last=x), 2 * layer(x, x, last=x))
+
+
 def test_nested_calls_are_covered_by_the_outer_one_and_have_their_turn_where_it_misses():
     @use_kernel_forward_from_hub("Outer")
     class Outer(nn.Module):

@@ -7,7 +7,6 @@ from torch import nn
 
 from fxkernels.kernels.recompute import recomputed_backward
 
-
 # Dynamo itself makes an instance of autograd.Function, which torch deprecates (2.13)
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
