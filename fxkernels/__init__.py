@@ -1,6 +1,7 @@
 """Compute kernels from the Hugging Face Hub for PyTorch models, put in by rewriting their graph.
 
-Importing this package imports torch and nothing heavier: no network, no device, no registration. What needs Dynamo is loaded at its first use.
+Importing this package imports torch and nothing heavier: no network, no device, no registration. What needs Dynamo is loaded at its first
+use.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from .mode import Mode
 if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
-    from .transform import explain, kernelize, original
     from .report.model import Report
     from .report.recorder import last_report
+    from .transform import explain, kernelize, original
 
 __version__ = "0.1.0"
 

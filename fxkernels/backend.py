@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from .candidates import Chooser, Request
+from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
 from .device import Device
@@ -36,8 +36,8 @@ _log = logging.getLogger("fxkernels")
 class Options:
     """What can be asked of the backend. See `hubkernels` for the public ones.
 
-    `device`, `declared` and `edit` belong to `kernelize` and `explain`: restrict to a device type, take only kernels that declare support for
-    torch.compile, and whether the plan is carried out.
+    `device`, `declared` and `edit` belong to `kernelize` and `explain`: restrict to a device type, take only kernels that declare support
+    for torch.compile, and whether the plan is carried out.
     """
 
     inner: str | Callable[..., Any] = "inductor"
@@ -76,7 +76,7 @@ class Session:
 
 
 class HubKernels:
-    """A backend for ``torch.compile(model, backend=...)``, made by `hubkernels`. A deep copy or an unpickled one has the options and starts a new report."""
+    """A backend for ``torch.compile(model, backend=...)``, made by `hubkernels`. A copy or an unpickled one starts a new report."""
 
     __name__ = "hubkernels"  # Dynamo logs it
 
@@ -111,7 +111,7 @@ class HubKernels:
         return self
 
     def around(self, compiler: Any) -> HubKernels:
-        """Return a backend of the same session for the case that somebody else compiles a model of which ours is a part; it hands its graphs on to them."""
+        """Return a backend of the same session for when ours is a part of a model that somebody else compiles; they get its graphs."""
         outer = compiler.outermost if isinstance(compiler, HubKernels) else compiler
         around = self.session.around.get(id(outer))
         if around is None:
@@ -144,19 +144,19 @@ class HubKernels:
 
     def rewrite(self, gm: fx.GraphModule) -> None:
         """Plan all calls of the graph and of the graphs nested in it, then edit, record and log."""
-        requests: dict[HubKernels, Request] = {}
+        deciders: dict[HubKernels, Decider] = {}
         counts: Counter[Hashable] = Counter()
         plans: list[tuple[fx.GraphModule, Plan]] = []
         for owner in dynamo.walk_graphs(gm):
 
             def decide(call: LayerCall, owner: fx.GraphModule = owner) -> Decision:
                 backend: HubKernels = call.site.owner
-                if backend not in requests:
-                    requests[backend] = backend.request()
-                return backend.session.chooser.decide(call, requests[backend], owner)
+                if backend not in deciders:
+                    deciders[backend] = Decider(backend.session.chooser, backend.request())
+                return deciders[backend].decide(call, owner)
 
             plans.append((owner, plan_rewrites(find_layer_calls(owner.graph, counts), decide)))
-        for backend in dict.fromkeys((self, *requests)):
+        for backend in dict.fromkeys((self, *deciders)):
             backend.conclude(gm, [entry for _, plan in plans for entry in plan if entry[0].site.owner is backend])
         for owner, plan in plans:
             if len(plan):

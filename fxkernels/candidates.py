@@ -20,8 +20,8 @@ from .mode import Mode
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
 from .passes.plan import Decision, Replacement
-from .passes.reference import reference_of, structure
-from .passes.region import example, external_inputs, why_not_replaceable
+from .passes.reference import form, reference_of
+from .passes.region import example, external_inputs, only_computes, why_not_replaceable
 from .target import Target
 
 
@@ -48,9 +48,20 @@ class Request:
     exclude: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the mapping's candidates come to for calls of one form: the first that passes its gates, and the misses before it."""
+
+    misses: tuple[Miss, ...]
+    kernel: KernelLayer | None = None
+    bound: Bound | None = None
+    reference: fx.GraphModule | None = None
+    differentiable: bool = False
+
+
 @dataclass
 class Chooser:
-    """Decides layer calls. Keeps what it has loaded, tried and built, so that the thirty-second identical layer costs little.
+    """What choosing kernels remembers from graph to graph: targets, loaded kernels, trials.
 
     Args:
         target_of: From a device type to the target.
@@ -58,85 +69,103 @@ class Chooser:
 
     target_of: Callable[[str], Target]
     loader: KernelLoader = field(default_factory=KernelLoader)
-    _trials: dict[Hashable, Miss | None] = field(default_factory=dict)
-    _references: dict[Hashable, fx.GraphModule] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
+    trials: dict[Hashable, Miss | None] = field(default_factory=dict)
 
-    def decide(self, call: LayerCall, request: Request, owner: fx.GraphModule) -> Decision:
-        """Return the decision for one call, by itself."""
-        early = _excluded(call, request) or _unannotated(call, request)
+    def target(self, device: str) -> Target:
+        """Return the target for a device type."""
+        if device not in self.targets:
+            self.targets[device] = self.target_of(device)
+        return self.targets[device]
+
+
+@dataclass
+class Decider:
+    """Decides the layer calls of one captured graph. Calls of the same form are decided once; so the thirty-second norm costs little."""
+
+    chooser: Chooser
+    request: Request
+    _only_computes: dict[Hashable, bool] = field(default_factory=dict)
+    _verdicts: dict[Hashable, _Verdict] = field(default_factory=dict)
+
+    def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
+        """Return the decision for one call, by itself.
+
+        Args:
+            call: The call.
+            owner: The module whose graph it stands in.
+        """
+        early = _excluded(call, self.request) or _unannotated(call, self.request)
         if early is not None:
             return early
-        miss = why_not_replaceable(call)
+        key = form(call) if call.leave is not None else None
+        if key not in self._only_computes:
+            self._only_computes[key] = only_computes(call)
+        miss = why_not_replaceable(call, only_computes=self._only_computes[key])
         if miss is not None:
             return Decision("missed", (miss,))
-        target = self._target(call, request)
+        origin: LayerOrigin = call.site.origin
+        inputs = external_inputs(call)
+        values = tuple([_metadata(example(node)) for node in (*inputs, *call.outputs)])
+        full_key = (key, values, call.site.layer_name, call.site.training, origin.reference, origin.state_key, tuple(origin.opaque.items()))
+        verdict = self._verdicts.get(full_key)
+        if verdict is None:
+            verdict = self._verdicts[full_key] = self._judge(call, owner, full_key)
+        if verdict.kernel is None or verdict.bound is None or verdict.reference is None:
+            return Decision("missed", verdict.misses)
+        target = verdict.bound.kernel_call(verdict.kernel, call.key, verdict.reference, len(call.outputs), verdict.differentiable)
+        return Decision("rewritten", verdict.misses, verdict.kernel, Replacement(target, inputs))
+
+    def _judge(self, call: LayerCall, owner: fx.GraphModule, key: Hashable) -> _Verdict:
+        target = self._target(call)
         if isinstance(target, Miss):
-            return Decision("missed", (target,))
-        entries = request.mapping.lookup(call.site.layer_name, target, _mode(call, request))
+            return _Verdict((target,))
+        entries = self.request.mapping.lookup(call.site.layer_name, target, _mode(call, self.request))
         if isinstance(entries, Miss):
-            return Decision("missed", (entries,))
+            return _Verdict((entries,))
         misses: list[Miss] = []
         for entry in entries:
-            kernel = self.loader.load(entry.repository, target)
-            if isinstance(kernel, Miss):
-                misses.append(kernel)
-                continue
-            admitted = self._admit(kernel, call, request)
-            if isinstance(admitted, Miss):
-                misses.append(admitted)
-                continue
-            return Decision("rewritten", tuple(misses), kernel, self._replacement(kernel, admitted, call, owner))
-        return Decision("missed", tuple(misses))
+            kernel = self.chooser.loader.load(entry.repository, target)
+            bound = kernel if isinstance(kernel, Miss) else self._admit(kernel, call, key)
+            if isinstance(kernel, KernelLayer) and isinstance(bound, Bound):
+                differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
+                return _Verdict(tuple(misses), kernel, bound, reference_of(call, owner), differentiable)
+            if isinstance(bound, Miss):
+                misses.append(bound)
+        return _Verdict(tuple(misses))
 
-    def _target(self, call: LayerCall, request: Request) -> Target | Miss:
+    def _target(self, call: LayerCall) -> Target | Miss:
         device = next((v.device.type for v in map(example, call.marked_inputs) if isinstance(v, torch.Tensor)), None)
         if device is None:
             return Miss("no_device", "the call has no tensor that tells its device")
-        target = self.target_of(device)
-        if request.device is not None and target.device != request.device:
-            return Miss(
-                "no_device",
-                "the call is on {device}, and kernels were asked for {asked} only",
-                {"device": target.device, "asked": request.device},
-            )
+        target, asked = self.chooser.target(device), self.request.device
+        if asked is not None and target.device != asked:
+            data = {"device": target.device, "asked": asked}
+            return Miss("no_device", "the call is on {device}, and kernels were asked for {asked} only", data)
         return target
 
-    def _admit(self, kernel: KernelLayer, call: LayerCall, request: Request) -> Bound | Miss:
+    def _admit(self, kernel: KernelLayer, call: LayerCall, key: Hashable) -> Bound | Miss:
         """Ask the candidate's gates; return how the kernel is called if it passes them."""
         origin: LayerOrigin = call.site.origin
         attributes = origin.state.available if origin.state is not None else frozenset()
-        form = CallForm(origin.reference, origin.signature, len(call.args), tuple(call.kwargs), attributes)
+        calling = CallForm(origin.reference, origin.signature, len(call.args), tuple(call.kwargs), attributes)
         miss = (
-            self.loader.contract(kernel, form)
+            self.chooser.loader.contract(kernel, calling)
             or _opaque(origin)
-            or supports_mode(kernel, _training(call, request), request.declared)
+            or supports_mode(kernel, _training(call, self.request), self.request.declared)
             or _subclass(call)
         )
         if miss is not None:
             return miss
         bound = Bound.of(kernel, call)
-        return self._try(kernel, bound, call, request) or bound
-
-    def _try(self, kernel: KernelLayer, bound: Bound, call: LayerCall, request: Request) -> Miss | None:
-        """Run the kernel on fake tensors: whether a compiler could trace it, and what it returns."""
-        inputs = tuple(map(example, external_inputs(call)))
-        expected = tuple(map(example, call.outputs))
-        arguments = (tuple(map(_metadata, inputs)), repr(bound.args), repr(bound.kwargs), call.site.training)
-        key = (kernel.cls, request.compiled, bound.state, arguments, tuple(map(_metadata, expected)))
-        if key not in self._trials:
-            self._trials[key] = _trial(kernel, bound, inputs, expected, request)
-        return self._trials[key]
-
-    def _replacement(self, kernel: KernelLayer, bound: Bound, call: LayerCall, owner: fx.GraphModule) -> Replacement:
-        key = structure(call)
-        reference = self._references.get(key)
-        if reference is None:
-            reference = self._references[key] = reference_of(call, owner)
-        differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
-        return Replacement(bound.kernel_call(kernel, call.key, reference, len(call.outputs), differentiable), external_inputs(call))
+        trial = (kernel.cls, self.request.compiled, key)
+        if trial not in self.chooser.trials:
+            inputs, outputs = tuple(map(example, external_inputs(call))), tuple(map(example, call.outputs))
+            self.chooser.trials[trial] = _trial(kernel, bound, inputs, outputs, self.request)
+        return self.chooser.trials[trial] or bound
 
 
-# --- gates, each one question ---------------------------------------------------------------------------------------------------------------
+# --- gates, each one question ------------------------------------------------------------------------------------------------------------
 
 
 def _excluded(call: LayerCall, request: Request) -> Decision | None:
@@ -168,7 +197,7 @@ def _opaque(origin: LayerOrigin) -> Miss | None:
 
 
 def supports_mode(kernel: KernelLayer, training: bool, declared: bool) -> Miss | None:
-    """A kernel without a backward gives way in training mode; where declared support is asked for, the kernel must say that torch.compile can trace it."""
+    """A kernel without a backward gives way in training mode; where declared support is asked for, the kernel must declare it."""
     if training and not kernel.has_backward:
         return Miss("no_backward", "{kernel} has no backward and the layer is in training mode", {"kernel": kernel.identity})
     if declared and not kernel.can_torch_compile:
@@ -196,8 +225,7 @@ def _trial(kernel: KernelLayer, bound: Bound, inputs: tuple[Any, ...], expected:
         return Miss("not_compilable", "{kernel} cannot be traced: {error}", data)
     results = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     for position, (result, reference) in enumerate(zip(results, expected, strict=True)):
-        got, wanted = _metadata(result), _metadata(reference)
-        if got != wanted:
+        if _described(result) != _described(reference):
             data = {"kernel": kernel.identity, "position": position, "got": _shown(result), "wanted": _shown(reference)}
             return Miss("output_metadata", "output {position} of {kernel} is {got}, the layer's is {wanted}", data)
     return None
@@ -207,7 +235,7 @@ def _never(*inputs: Any) -> Any:
     raise AssertionError("a trial computes no gradient")
 
 
-# --- keys and words -------------------------------------------------------------------------------------------------------------------------
+# --- keys and words ----------------------------------------------------------------------------------------------------------------------
 
 
 def _training(call: LayerCall, request: Request) -> bool:
@@ -219,13 +247,18 @@ def _mode(call: LayerCall, request: Request) -> Mode:
     return mode | Mode.TORCH_COMPILE if (request.compiled or request.declared) else mode
 
 
-def _metadata(value: Any) -> Hashable:
+def _metadata(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return repr(value)
     sizes = [_size(size) for size in value.shape]
     # The stride of a dimension of size 1 is never used, and kernels differ in what they put there.
     strides = tuple(_size(stride) for size, stride in zip(sizes, value.stride(), strict=True) if size != 1)
-    return (value.dtype, value.device, tuple(sizes), strides)
+    return (value.dtype, value.device, value.requires_grad, tuple(sizes), strides)
+
+
+def _described(value: Any) -> Hashable:
+    """What a kernel's output must have in common with the layer's."""
+    return (value.dtype, value.device, *_metadata(value)[3:]) if isinstance(value, torch.Tensor) else repr(value)
 
 
 def _size(size: Any) -> Any:

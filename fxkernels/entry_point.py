@@ -39,7 +39,7 @@ def compile_graph(gm: fx.GraphModule, example_inputs: list[Any], *, mode: str | 
 
 
 def _backend_for(wrapper: Any) -> HubKernels:
-    """The backend of one `torch.compile` call, kept on the object that torch made for that call, so that all its graphs share one report."""
+    """The backend of one `torch.compile` call, kept on the object that torch made for it, so that all its graphs share one report."""
     backend = getattr(wrapper, _ATTRIBUTE, None)
     if backend is None:
         options = getattr(wrapper, "kwargs", {}).get("options")

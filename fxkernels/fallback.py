@@ -11,9 +11,10 @@ from .passes.miss import Miss
 class KernelizeFallback(Flag):
     """Cases in which a call may keep its original layer; in the others `kernelize` raises. The members are those of the `kernels` package.
 
-    `NO_LAYER`: no kernel is mapped to the layer name. `NO_DEVICE`: none for the device. `NO_COMPATIBLE_PROPERTIES`: none for its capability.
-    `NO_COMPATIBLE_MODE`: none for the mode, or the kernel does not support it. `CANNOT_LOAD`: a repository cannot be loaded. `DEFAULT` is all but the last.
-    A call that misses for any other reason (its region, its inputs) keeps the original unless the flag is `NONE`.
+    `NO_LAYER`: no kernel is mapped to the layer name. `NO_DEVICE`: none for the device. `NO_COMPATIBLE_PROPERTIES`: none for its
+    capability. `NO_COMPATIBLE_MODE`: none for the mode, or the kernel does not support it. `CANNOT_LOAD`: a repository cannot be loaded.
+    `DEFAULT` is all but the last. A call that misses for any other reason (its region, its inputs) keeps the original unless the flag is
+    `NONE`.
     """
 
     NONE = 0

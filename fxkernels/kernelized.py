@@ -19,8 +19,8 @@ from .report.model import Report
 class Kernelized:
     """The compiled call of one module, by the backend that all modules of the kernelized model share.
 
-    It is the module's `_compiled_call_impl`, as `nn.Module.compile` would set it. Torch drops that when a module is copied or pickled; so this object also
-    stands among the module's attributes, goes along with them, and installs itself in the copy.
+    It is the module's `_compiled_call_impl`, as `nn.Module.compile` would set it. Torch drops that when a module is copied or pickled; so
+    this object also stands among the module's attributes, goes along with them, and installs itself in the copy.
 
     Args:
         module: A module of the clone.

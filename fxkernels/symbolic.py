@@ -20,7 +20,6 @@ from .report.model import CallReport, GraphDecision, Report
 from .report.recorder import publish
 from .target import Target
 
-
 SYMBOLIC_ORIGINAL = "_fxkernels_original"
 """Attribute of a kernelized graph module under which the model stands that it came from."""
 

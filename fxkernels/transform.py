@@ -40,20 +40,22 @@ def kernelize(
 ) -> nn.Module:
     """Return a copy of `model` whose annotated layers run Hub kernels; `model` itself is untouched.
 
-    The copy shares the model's parameters and buffers. Which kernel a layer gets is decided per call, and follows the layer's training flag whenever it
-    changes: a kernel without a backward gives way to the original in training mode. A model that `torch.fx` traces exactly becomes a graph module; any
-    other keeps its class and methods, and is captured by Dynamo when it is called. Either way `.report` of the result says what was rewritten and why not.
+    The copy shares the model's parameters and buffers. Which kernel a layer gets is decided per call, and follows the layer's training
+    flag whenever it changes: a kernel without a backward gives way to the original in training mode. A model that `torch.fx` traces exactly
+    becomes a graph module; any other keeps its class and methods, and is captured by Dynamo when it is called. Either way `.report` of the
+    result says what was rewritten and why not.
 
     Args:
         model: Any module.
         device: Device type whose kernels are considered, e.g. ``"cuda"``. By default that of each call's tensors.
-        mode: Consult the mapping for this mode instead of each layer's training flag. ``Mode.TORCH_COMPILE`` in it is the same as `needs_torch_compile`.
+        mode: Consult the mapping for this mode instead of each layer's training flag. ``Mode.TORCH_COMPILE`` in it is the same as
+            `needs_torch_compile`.
         needs_torch_compile: Take only kernels that say that torch.compile can trace them, for ``torch.compile(kernelize(model, ...))``.
         use_fallback: In which cases a call may keep its original layer: True for `KernelizeFallback.DEFAULT`, False for none.
         mapping: The mapping to use instead of the one in force.
         capture: ``"symbolic"`` demands a graph module, ``"dynamo"`` the other way, ``"auto"`` chooses; the report names the reason.
-        example_args: Positional arguments of a call. With them (or `example_kwargs`) the model is captured at once, on fake tensors, and the report is
-            complete; without them it is pending until the first call, and warnings and errors come from that call.
+        example_args: Positional arguments of a call. With them (or `example_kwargs`) the model is captured at once, on fake tensors, and
+            the report is complete; without them it is pending until the first call, and warnings and errors come from that call.
         example_kwargs: Keyword arguments of that call.
 
     Raises:
@@ -110,7 +112,8 @@ def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
 
 
 def original(model: nn.Module) -> nn.Module:
-    """Return the model that a kernelized model came from. For a copy or an unpickled one, that is a module without kernels over the copy's own weights.
+    """Return the model that a kernelized model came from. For a copy or an unpickled one, that is a module without kernels over the
+    copy's own weights.
 
     Raises:
         ValueError: If the model is not what `kernelize` returned.

@@ -11,15 +11,17 @@ from torch import fx
 from .layer_call import SITE, CallSite, LayerCall, enter, leave
 
 
-@dataclass(slots=True)
-class _Open:
-    """A call whose `leave` has not been seen yet."""
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """A call whose `enter` has been seen, and perhaps its `leave`, with their positions in the graph."""
 
     site: CallSite
-    enter: fx.Node
     index: int
-    position: int
-    parent: _Open | None
+    parent: _Seen | None
+    enter: fx.Node
+    begin: int
+    leave: fx.Node | None = None
+    end: int = 0
 
 
 def find_layer_calls(graph: fx.Graph, counts: Counter[Hashable] | None = None) -> tuple[LayerCall, ...]:
@@ -32,25 +34,23 @@ def find_layer_calls(graph: fx.Graph, counts: Counter[Hashable] | None = None) -
         counts: Calls per owner and path seen so far, when one capture consists of several graphs. It is updated.
     """
     counts = Counter() if counts is None else counts
-    nodes: list[fx.Node] = []
-    opened: list[_Open] = []
-    spans: list[tuple[_Open, fx.Node | None, int]] = []
-    for node in graph.nodes:
+    nodes = list(graph.nodes)
+    seen: list[_Seen] = []
+    opened: list[_Seen] = []
+    for position, node in enumerate(nodes):
         if node.target is enter:
             site: CallSite = node.meta[SITE]
-            opened.append(_Open(site, node, counts[id(site.owner), site.path], len(nodes), opened[-1] if opened else None))
-            spans.append((opened[-1], None, 0))
-            counts[id(site.owner), site.path] += 1
-            nodes.append(node)
+            key = (id(site.owner), site.path)
+            call = _Seen(site, counts[key], opened[-1] if opened else None, node, position)
+            counts[key] += 1
+            seen.append(call)
+            opened.append(call)
         elif node.target is leave:
-            _close(node, opened, spans, len(nodes))
-            nodes.append(node)
-        else:
-            nodes.append(node)
-    return _assemble(nodes, spans)
+            _close(node, position, opened)
+    return _assemble(nodes, seen)
 
 
-def _close(node: fx.Node, opened: list[_Open], spans: list[tuple[_Open, fx.Node | None, int]], position: int) -> None:
+def _close(node: fx.Node, position: int, opened: list[_Seen]) -> None:
     """Pair a `leave` with its `enter`; whatever was opened in between has lost its end."""
     site = node.meta[SITE]
     if not any(call.site is site for call in opened):
@@ -58,17 +58,16 @@ def _close(node: fx.Node, opened: list[_Open], spans: list[tuple[_Open, fx.Node 
     while opened[-1].site is not site:
         opened.pop()
     call = opened.pop()
-    at = next(i for i in range(len(spans) - 1, -1, -1) if spans[i][0] is call)
-    spans[at] = (call, node, position)
+    call.leave, call.end = node, position
 
 
-def _assemble(nodes: list[fx.Node], spans: list[tuple[_Open, fx.Node | None, int]]) -> tuple[LayerCall, ...]:
+def _assemble(nodes: list[fx.Node], seen: list[_Seen]) -> tuple[LayerCall, ...]:
     """Build the calls, parents before children."""
-    built: dict[int, LayerCall] = {}
-    for call, end, position in spans:
-        region = tuple(nodes[call.position + 1 : position]) if end is not None else ()
+    built: dict[_Seen, LayerCall] = {}
+    for call in seen:
         parent = call.parent
-        while parent is not None and built[id(parent)].leave is None:
+        while parent is not None and parent.leave is None:
             parent = parent.parent
-        built[id(call)] = LayerCall(call.site, call.index, call.enter, end, region, built[id(parent)] if parent is not None else None)
+        region = tuple(nodes[call.begin + 1 : call.end])  # of a call without an end: nothing
+        built[call] = LayerCall(call.site, call.index, call.enter, call.leave, region, built[parent] if parent is not None else None)
     return tuple(built.values())

@@ -6,6 +6,7 @@ nothing; they carry what the graph alone cannot tell: which call this is, and th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,11 @@ class LayerCall:
         return frozenset(self.region)
 
     @cached_property
+    def operations(self) -> tuple[fx.Node, ...]:
+        """The region without the markers of the calls inside it."""
+        return tuple(node for node in self.region if not is_marker(node))
+
+    @cached_property
     def outputs(self) -> tuple[fx.Node, ...]:
         """The tensors that come out of the call, in the order of its output; some may be inputs passed through."""
         return tuple(self.leave.args[0]) if self.leave is not None else ()  # type: ignore[arg-type]
@@ -110,6 +116,13 @@ class LayerCall:
     def marked_inputs(self) -> tuple[fx.Node, ...]:
         """The graph values among arguments and layer tensors, each once, in order of appearance."""
         return tuple(dict.fromkeys(self.enter.all_input_nodes))
+
+    @cached_property
+    def outside_values(self) -> tuple[fx.Node, ...]:
+        """The graph values from outside that the region reads or the call hands through, each once, in order of appearance."""
+        inside = self.inside
+        read = itertools.chain.from_iterable([node.all_input_nodes for node in self.operations])
+        return tuple(dict.fromkeys([node for node in (*read, *self.outputs) if node not in inside]))
 
     def ancestors(self) -> Iterator[LayerCall]:
         """The annotated calls around this one, innermost first."""

@@ -19,7 +19,8 @@ class Replacement:
     """What takes the place of a region: one call of `target` on graph values.
 
     Args:
-        target: A callable with ``__name__``, ``__qualname__`` and ``__module__``; it returns one tensor, or a tuple of them where the call has several.
+        target: A callable with ``__name__``, ``__qualname__`` and ``__module__``; it returns one tensor, or a tuple of them where the call
+            has several.
         inputs: Its arguments, nodes that precede the region's end.
     """
 

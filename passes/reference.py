@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .layer_call import LayerCall, is_marker
+from .layer_call import LayerCall
 from .region import external_inputs
 
 
@@ -24,9 +24,8 @@ def reference_of(call: LayerCall, owner: fx.GraphModule) -> fx.GraphModule:
     for node in external_inputs(call):
         copies[node] = graph.placeholder(node.name)
         copies[node].meta = {key: value for key, value in node.meta.items() if key == "example_value"}
-    for node in call.region:
-        if not is_marker(node):
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+    for node in call.operations:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in call.outputs))
     return fx.GraphModule(owner, graph, class_name="Reference")
 
@@ -34,28 +33,47 @@ def reference_of(call: LayerCall, owner: fx.GraphModule) -> fx.GraphModule:
 def structure(call: LayerCall) -> Hashable:
     """Return a value that is equal for two calls exactly if their references compute the same function of their inputs.
 
-    Regions of identical layers share one reference this way. A region that reads a constant of its graph equals no other.
+    Regions of identical layers share one reference this way. A region that reads a constant of its graph equals no other, and neither does
+    one with an argument of an unknown type. The value refers to no graph, so it can be kept longer than one.
     """
-    numbers = {node: number for number, node in enumerate(external_inputs(call))}
-    steps: list[Hashable] = [len(numbers)]
-    for node in call.region:
-        if is_marker(node):
-            continue
-        numbers[node] = len(numbers)
-        target: Hashable = (id(call.enter.graph), node.target) if node.op in ("get_attr", "call_module") else node.target
-        steps.append((node.op, target, _key(node.args, numbers), _key(node.kwargs, numbers)))
-    return (*steps, tuple(numbers[node] for node in call.outputs))
+    return _structure(call, _inputs(call))
 
 
-def _key(value: Any, numbers: dict[fx.Node, int]) -> Hashable:
-    if isinstance(value, fx.Node):
-        return ("node", numbers[value])
+def form(call: LayerCall) -> Hashable:
+    """Return a value that is equal for two calls exactly if, besides their `structure`, they mark the same inputs in the same places."""
+    values = _inputs(call)
+    return _key(call.enter.args, values), _structure(call, values)
+
+
+def _inputs(call: LayerCall) -> dict[fx.Node, Hashable]:
+    return {node: (fx.Node, number) for number, node in enumerate(external_inputs(call))}
+
+
+def _structure(call: LayerCall, values: dict[fx.Node, Hashable]) -> Hashable:
+    steps: list[Hashable] = [len(values)]
+    for node in call.operations:
+        values[node] = (fx.Node, len(values))
+        op, target, kwargs = node.op, node.target, node.kwargs
+        args = tuple([values[arg] if type(arg) is fx.Node else _key(arg, values) for arg in node.args])
+        steps.append((op, object() if op in ("get_attr", "call_module") else target, args, _key(kwargs, values) if kwargs else None))
+    return (*steps, tuple([values.get(node) for node in call.outputs]))
+
+
+_BY_VALUE = frozenset((bool, int, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None), type(...)))
+
+
+def _key(value: Any, values: dict[fx.Node, Hashable]) -> Hashable:
+    kind = type(value)
+    if kind is fx.Node:
+        return values[value]
+    if kind in _BY_VALUE:
+        return (kind, value)  # 1, 1.0 and True are equal, but not the same argument
+    if kind is float or kind is complex:
+        return (kind, repr(value))  # 0.0 equals -0.0, and nan not even itself
     if isinstance(value, tuple | list):
-        return (type(value).__name__, *(_key(item, numbers) for item in value))
+        return (kind, *[_key(item, values) for item in value])
     if isinstance(value, dict):
-        return ("dict", *((key, _key(item, numbers)) for key, item in value.items()))
+        return (dict, *[(key, _key(item, values)) for key, item in value.items()])
     if isinstance(value, slice):
-        return ("slice", _key(value.start, numbers), _key(value.stop, numbers), _key(value.step, numbers))
-    if isinstance(value, torch.dtype | torch.device | str | int | float | bool | None):
-        return (type(value).__name__, value)  # 1, 1.0 and True are equal, but not the same argument
-    return ("object", id(value))
+        return (slice, _key(value.start, values), _key(value.stop, values), _key(value.step, values))
+    return object()

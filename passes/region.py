@@ -6,29 +6,16 @@ capture left in `node.meta["example_value"]`.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import sympy
 import torch
 from torch import fx
 
-from .layer_call import LayerCall, is_marker
+from .effects import draws_random_numbers, written_by
+from .layer_call import LayerCall
 from .miss import Miss
-
-_Packet, _Overload = type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor)  # torch has no public name for these types
-
-_IN_PLACE_OPERATORS = frozenset(
-    getattr(operator, f"i{name}")
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul")
-) | {operator.setitem, operator.delitem}
-
-_RANDOM_NAMES = frozenset(
-    "rand rand_like randn randn_like randint randint_like randperm normal normal_ uniform_ bernoulli bernoulli_ multinomial poisson "
-    "exponential_ geometric_ log_normal_ cauchy_ random_ dropout dropout_ alpha_dropout feature_dropout feature_alpha_dropout dropout1d "
-    "dropout2d dropout3d rrelu rrelu_ gumbel_softmax native_dropout".split()
-)
 
 
 def example(node: fx.Node) -> Any:
@@ -46,10 +33,10 @@ def ends_in_this_graph(call: LayerCall) -> Miss | None:
 def mutates_nothing_outside(call: LayerCall) -> Miss | None:
     """No node may write into memory that exists outside of the region."""
     outside: set[int] | None = None
-    for node in call.region:
-        for target in _written(node):
+    for node in _computing(call):
+        for target in written_by(node):
             if outside is None:
-                outside = _storages(_external(call))
+                outside = _storages((*call.outside_values, *(node for node in call.operations if node.op == "get_attr")))
             value = example(target)
             if not isinstance(value, torch.Tensor) or _storage(value) in outside:
                 return Miss(
@@ -60,20 +47,20 @@ def mutates_nothing_outside(call: LayerCall) -> Miss | None:
 
 def draws_no_random_numbers(call: LayerCall) -> Miss | None:
     """A kernel that draws other random numbers, or none, is another function."""
-    for node in call.region:
-        if _is_random(node):
+    for node in _computing(call):
+        if draws_random_numbers(node):
             return Miss("random", "{node} draws random numbers", {"node": node.name})
     return None
 
 
 def escapes_only_as_output(call: LayerCall) -> Miss | None:
     """No value of the region may be used outside, except the call's output."""
-    outputs = frozenset(call.outputs)
-    for node in call.region:
+    inside, outputs = call.inside, frozenset(call.outputs)
+    for node in call.operations:
         if node in outputs:
             continue
         for user in node.users:
-            if user not in call.inside and not is_marker(user):
+            if user not in inside:  # also if it is a marker of another call, whose kernel would take the value as an argument
                 return Miss(
                     "escape", "{node} is computed inside the call and used outside by {user}", {"node": node.name, "user": user.name}
                 )
@@ -101,7 +88,7 @@ def reads_only_what_is_marked(call: LayerCall) -> Miss | None:
     """The region's inputs must be the marked arguments, the layer's tensors, and sizes of those."""
     marked = frozenset(call.marked_inputs)
     symbols: frozenset[sympy.Symbol] | None = None
-    for node in _external(call):
+    for node in call.outside_values:
         if node in marked:
             continue
         value = example(node)
@@ -125,81 +112,43 @@ GATES: tuple[Callable[[LayerCall], Miss | None], ...] = (
 """The region's gates, in the order in which they are asked."""
 
 
-def why_not_replaceable(call: LayerCall) -> Miss | None:
-    """Return the first miss of the region's gates, or None if a kernel may take the region's place."""
+def only_computes(call: LayerCall) -> bool:
+    """Whether no operation of the region writes or draws anything. Equal for calls of one `structure`; then two gates need not be asked."""
+    return not any(draws_random_numbers(node) or written_by(node) for node in _computing(call))
+
+
+def why_not_replaceable(call: LayerCall, *, only_computes: bool = False) -> Miss | None:
+    """Return the first miss of the region's gates, or None if a kernel may take the region's place.
+
+    Args:
+        call: A layer call.
+        only_computes: What `only_computes` has said of the call, or of another one of the same structure.
+    """
     for gate in GATES:
+        if only_computes and gate in (mutates_nothing_outside, draws_no_random_numbers):
+            continue
         miss = gate(call)
         if miss is not None:
             return miss
     return None
 
 
-def _external(call: LayerCall) -> Iterable[fx.Node]:
-    """Values from outside that the region reads, each once."""
-    return dict.fromkeys(n for node in call.region if not is_marker(node) for n in node.all_input_nodes if n not in call.inside)
-
-
 def external_inputs(call: LayerCall) -> tuple[fx.Node, ...]:
     """Marked inputs first, then whatever else the region reads (sizes, as `reads_only_what_is_marked` has checked)."""
-    return tuple(dict.fromkeys((*call.marked_inputs, *_external(call))))
+    return tuple(dict.fromkeys((*call.marked_inputs, *call.outside_values)))
 
 
-def _written(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The graph values into which the node writes."""
-    if node.op not in ("call_function", "call_method") or is_marker(node):
-        return ()
-    out = node.kwargs.get("out")
-    if out is not None:
-        return tuple(n for n in (out if isinstance(out, tuple | list) else (out,)) if isinstance(n, fx.Node))
-    if isinstance(node.target, _Overload | _Packet):
-        return _written_by_schema(node)
-    if not _writes_first_argument(node):
-        return ()
-    return tuple(n for n in node.args[:1] if isinstance(n, fx.Node))
-
-
-def _writes_first_argument(node: fx.Node) -> bool:
-    if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
-        return True
-    if node.kwargs.get("inplace"):
-        return True
-    name = _name(node)
-    return name.endswith("_") and not name.endswith("__")
-
-
-def _written_by_schema(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Operators from `torch.ops` say in their schema which arguments they write."""
-    target: Any = node.target
-    overloads = [getattr(target, name) for name in target.overloads()] if isinstance(target, _Packet) else [target]
-    written: dict[fx.Node, None] = {}
-    for overload in overloads:
-        for position, argument in enumerate(overload._schema.arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            value = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
-            if isinstance(value, fx.Node):
-                written[value] = None
-    return tuple(written)
-
-
-def _is_random(node: fx.Node) -> bool:
-    if node.op not in ("call_function", "call_method"):
-        return False
-    if isinstance(node.target, _Overload):
-        return torch.Tag.nondeterministic_seeded in node.target.tags
-    name = _name(node)
-    if name not in _RANDOM_NAMES:
-        return name == "scaled_dot_product_attention" and _dropout_probability(node) != 0
-    training = node.kwargs.get("training", node.args[2] if name.endswith("dropout") and len(node.args) > 2 else True)
-    return bool(training)
-
-
-def _dropout_probability(node: fx.Node) -> Any:
-    return node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0)
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+def _computing(call: LayerCall) -> Iterator[fx.Node]:
+    """The region's operations, and those of graphs nested in it (bodies of higher-order operators such as checkpointing)."""
+    pending: list[Iterable[fx.Node]] = [call.operations]
+    while pending:
+        for node in pending.pop():
+            if node.op in ("call_function", "call_method"):
+                yield node
+            elif node.op == "get_attr":
+                body = getattr(node.graph.owning_module, str(node.target), None)
+                if isinstance(body, fx.GraphModule):
+                    pending.append(body.graph.nodes)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -34,15 +34,14 @@ class RewriteRecord:
 class RewriteCalls:
     """Put each planned replacement in the place of its region.
 
-    Requires a complete plan for this graph. Ensures that a new node has the name, the module stack, the stack trace and the example value of the
-    output that it takes over, and that nothing outside the regions has changed.
+    Requires a complete plan for this graph. Ensures that a new node has the name, the module stack, the stack trace and the example value
+    of the output that it takes over, and that nothing outside the regions has changed.
     """
 
     name: ClassVar[str] = "rewrite-calls"
 
     def __call__(self, graph: fx.Graph, plan: Plan) -> tuple[RewriteRecord, ...]:
-        successors: dict[fx.Node, fx.Node] = {}  # an input of a later call may be what an earlier rewrite has replaced
-        return tuple(_replace(graph, call, decision.replacement, successors) for call, decision in plan.rewrites if decision.replacement is not None)
+        return tuple(_replace(graph, call, decision.replacement) for call, decision in plan.rewrites if decision.replacement is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +78,32 @@ def rewrite(graph: fx.Graph, plan: Plan, listener: Listener | None = None) -> tu
     return records
 
 
-def _replace(graph: fx.Graph, call: LayerCall, replacement: Replacement, successors: dict[fx.Node, fx.Node]) -> RewriteRecord:
+def _replace(graph: fx.Graph, call: LayerCall, replacement: Replacement) -> RewriteRecord:
+    """Turn the nodes of the outputs into the kernel's call, or into reads of its results, and take out the rest of the region.
+
+    So they keep name, metadata and users, and whoever has one in hand (a replacement of a later call) has the right one.
+    """
     assert call.leave is not None  # a gate of every plan: a call without an end is never rewritten
-    computed = [(position, node) for position, node in enumerate(call.outputs) if node in call.inside]
-    with graph.inserting_before(call.leave):
-        kernel = graph.call_function(replacement.target, tuple(successors.get(node, node) for node in replacement.inputs))
-        if len(call.outputs) == 1:
-            pairs = [(call.outputs[0], kernel)]
-        else:
-            pairs = [(node, graph.call_function(operator.getitem, (kernel, position))) for position, node in computed]
-    successors.update(pairs)
-    for node, successor in pairs:
-        node.replace_all_uses_with(successor, delete_user_cb=lambda user, call=call: user not in call.inside)  # type: ignore[misc]
-        _inherit(successor, node)
-    if len(call.outputs) > 1:
-        kernel.meta = {key: value for key, value in computed[0][1].meta.items() if key != "example_value"}
-        kernel.meta["example_value"] = tuple(node.meta.get("example_value") for node in call.outputs)
-    before = tuple(node.name for node in call.region if not is_marker(node))
-    _erase(graph, call)
-    for node, successor in pairs:
-        successor.name = node.name
-    after = tuple(dict.fromkeys((kernel.name, *(successor.name for _, successor in pairs))))
-    return RewriteRecord(call.key, before, after)
-
-
-def _inherit(successor: fx.Node, node: fx.Node) -> None:
-    successor.meta = dict(node.meta)
-    successor.type = node.type
-
-
-def _erase(graph: fx.Graph, call: LayerCall) -> None:
-    """Take out the call's markers and region. Gates have made sure that nobody outside uses what is in it."""
-    assert call.leave is not None
+    computed = {node: position for position, node in enumerate(call.outputs) if node in call.inside}
+    before = tuple(node.name for node in call.operations)
+    if len(call.outputs) == 1:
+        (kernel,) = computed
+        _become(kernel, replacement.target, replacement.inputs)
+    else:
+        with graph.inserting_before(call.enter):
+            kernel = graph.call_function(replacement.target, replacement.inputs)
+        first = next(iter(computed))
+        kernel.meta = {**first.meta, "example_value": tuple(node.meta.get("example_value") for node in call.outputs)}
+        for node, position in computed.items():
+            _become(node, operator.getitem, (kernel, position))
     graph.erase_node(call.leave)
     for node in reversed(call.region):
-        graph.erase_node(node)
+        if node not in computed:
+            graph.erase_node(node)
     graph.erase_node(call.enter)
+    return RewriteRecord(call.key, before, tuple(dict.fromkeys((kernel.name, *(node.name for node in computed)))))
+
+
+def _become(node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    node.op, node.target = "call_function", function
+    node.args, node.kwargs = args, {}

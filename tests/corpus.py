@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import nn
 
-MODELS: dict[str, dict[str, Any]] = {model["name"]: model for model in json.loads((Path(__file__).parent / "corpus.json").read_text())["models"]}
+_CORPUS = json.loads((Path(__file__).parent / "corpus.json").read_text())
+MODELS: dict[str, dict[str, Any]] = {model["name"]: model for model in _CORPUS["models"]}
 
 
 def build(name: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks and a last norm; `around` runs each block (checkpointing, a graph break ...). More methods than forward, so never captured symbolically."""
+    """Blocks and a last norm; `around` runs each block (checkpointing, a graph break ...). `encode` rules symbolic capture out."""
 
     def __init__(self, blocks: int = 2, around: Callable[..., Any] | None = None) -> None:
         super().__init__()
@@ -57,9 +57,12 @@ class Stack(nn.Module):
         return self.blocks[0](x)
 
 
-def gradients(model: Callable[..., torch.Tensor], x: torch.Tensor, parameters: list[nn.Parameter]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def gradients(
+    model: Callable[..., torch.Tensor], x: torch.Tensor, parameters: list[nn.Parameter]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return the model's output, and the gradients of a scalar of it for the input and the parameters."""
     x = x.detach().clone().requires_grad_()
     output = model(x)
-    found = torch.autograd.grad((output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum(), [x, *parameters])
+    weights = torch.linspace(-1, 1, output.numel(), device=x.device).view_as(output)
+    found = torch.autograd.grad((output * weights).sum(), [x, *parameters])
     return output.detach(), list(found)

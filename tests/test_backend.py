@@ -87,7 +87,9 @@ def test_a_kernel_that_cannot_be_traced_is_a_miss_for_a_compiler(model, x):
     assert {call.miss.code for call in backend.report.calls} == {"not_compilable"}
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda backend: pickle.loads(pickle.dumps(backend))], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda backend: pickle.loads(pickle.dumps(backend))], ids=["copy", "deepcopy", "pickle"]
+)
 def test_a_duplicate_of_the_value_works_like_it(model, x, duplicate):
     run = torch.compile(model, backend=duplicate(hubkernels(inner="eager", mapping=MAPPING)))
     torch.testing.assert_close(run(x), model(x))
@@ -139,7 +141,7 @@ def test_a_callable_can_be_the_inner_compiler(model, x):
 
     torch.compile(model, backend=hubkernels(inner=inner, mapping=MAPPING), fullgraph=True)(x)
     (graph,) = graphs
-    assert sum("kernel_RMSNorm" in str(node.target) or getattr(node.target, "__name__", "") == "kernel_RMSNorm" for node in graph.graph.nodes) == 3
+    assert [getattr(node.target, "__name__", "") for node in graph.graph.nodes].count("kernel_RMSNorm") == 3
 
 
 def test_a_rewritten_node_keeps_name_module_stack_stack_trace_and_example_value(model, x):

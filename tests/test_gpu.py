@@ -9,7 +9,12 @@ from layers import Stack, gradients
 
 from fxkernels import CUDAProperties, Device, hubkernels, kernelize
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning"),  # torch's own warm-up of its graph pool does that
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),  # Inductor's advice, not about us
+]
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,8 @@ def test_a_kernelized_llama_trains_and_switches_kernels_without_backward_off():
 
 
 def test_in_eval_mode_the_gradients_through_inference_kernels_are_the_originals():
-    mapping = {"RMSNorm": {"cpu": repository("norms", "InferenceRMSNorm")}, "rotary_pos_emb": {"cpu": repository("rotary", "InferenceRotary")}}
+    kernels = {"RMSNorm": repository("norms", "InferenceRMSNorm"), "rotary_pos_emb": repository("rotary", "InferenceRotary")}
+    mapping = {name: {"cpu": kernel} for name, kernel in kernels.items()}
     model, inputs = build("llama")
     _, expected = loss_and_gradients(model, model, inputs)
     run = kernelize(model, mapping=mapping)

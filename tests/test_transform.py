@@ -348,7 +348,13 @@ def test_calls_on_another_device_than_the_one_asked_for_keep_the_original(model,
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"device": "gpu"}, {"capture": "magic"}, {"mode": Mode.FALLBACK}, {"mapping": {"RMSNorm": {"toaster": repository("norms", "RMSNorm")}}}]
+    "wrong",
+    [
+        {"device": "gpu"},
+        {"capture": "magic"},
+        {"mode": Mode.FALLBACK},
+        {"mapping": {"RMSNorm": {"toaster": repository("norms", "RMSNorm")}}},
+    ],
 )
 def test_values_that_make_no_sense_are_value_errors(model, wrong):
     with pytest.raises(ValueError):  # noqa: PT011
@@ -419,7 +425,7 @@ def test_the_recompile_limit_is_a_warning_in_log_and_report(model, caplog):
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             torch.testing.assert_close(copied.to(dtype)(torch.ones(3, 8, dtype=dtype)), model(torch.ones(3, 8, dtype=dtype)))
     assert "recompile limit" in caplog.text
-    assert any("recompile limit" in note for note in copied.report.notes)
+    assert any("recompile limit was reached in 'forward'" in note for note in copied.report.notes)
 
 
 def test_capture_symbolic_is_refused_where_it_is_not_exact(model):

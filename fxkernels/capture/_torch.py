@@ -1,7 +1,7 @@
 """Every private torch API that fxkernels touches, each behind a function with a plain name.
 
-Seen working on torch 2.11 and 2.13; `tests/capture/test_torch_private.py` has a canary for each. Nobody else imports from `torch._dynamo` or
-its neighbours. Importing this module imports Dynamo, so it is imported when our backend is first used and not before.
+Seen working on torch 2.11 and 2.13; `tests/capture/test_torch_private.py` has a canary for each. Nobody else imports from `torch._dynamo`
+or its neighbours. Importing this module imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class Observer(Protocol):
 
 
 _install_lock = threading.Lock()
-_TOKEN = "_fxkernels_token"
 
 
 @functools.cache
@@ -91,13 +90,14 @@ def _wrap_inline_call(observer: Observer) -> None:
 
 def _wrap_root_frame(observer: Observer) -> None:
     run, return_ = InstructionTranslator.run, InstructionTranslator._return
+    attribute = f"_fxkernels_token_{id(observer)}"
 
     def observed_run(self: Frame) -> None:
-        setattr(self, _TOKEN, observer.frame_begins(self))
+        setattr(self, attribute, observer.frame_begins(self))
         run(self)
 
     def observed_return(self: Frame, inst: Any) -> None:
-        token = getattr(self, _TOKEN, None)
+        token = getattr(self, attribute, None)
         if token is not None and inst.opname == "RETURN_VALUE":
             observer.frame_ends(self, token, self.stack[-1])
         return_(self, inst)
@@ -152,7 +152,7 @@ def frame_and_callers(frame: Frame) -> Iterator[Frame]:
 def local_variable(frame: Frame, name: str) -> Variable | None:
     """Return one of the frame's local variables, also if an inner function has closed over it; None if it has no value."""
     variable = frame.symbolic_locals.get(name)
-    if not isinstance(variable, vt.CellVariable):
+    if type(variable) is not vt.CellVariable:  # isinstance() would look behind a lazy variable, and so install guards
         return variable
     if variable.pre_existing_contents is None and not frame.output.side_effects.has_pending_mutation_of_attr(variable, "cell_contents"):
         return None
@@ -277,6 +277,8 @@ def output_proxies(frame: Frame, variable: Variable) -> list[fx.Proxy]:
 
 
 def _contents(frame: Frame, variable: Variable) -> list[Variable]:
+    if variable.is_python_constant():
+        return []
     for inner in ("_base_vt", "_dict_vt", "_tuple_vt", "_list_vt"):  # user-defined subclasses of containers; the names differ by version
         container = getattr(variable, inner, None)
         if container is not None:
@@ -324,14 +326,14 @@ def compile_key() -> tuple[int | None, int | None] | None:
 
 
 def entry(call: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that runs `call`, and in whose place Dynamo traces `traced` where it meets it, as it does with what `torch.compile` returns."""
+    """Return a function that runs `call`; where Dynamo meets it, it traces `traced` instead, as for what `torch.compile` returns."""
 
     def enter(*args: Any, **kwargs: Any) -> Any:
         return call(*args, **kwargs)
 
     enter._torchdynamo_inline = traced  # type: ignore[attr-defined]
     skip_code(enter.__code__)
-    skip_code(call.__code__)  # type: ignore[attr-defined]
+    skip_code(call.__code__)
     return enter
 
 
@@ -361,7 +363,7 @@ def _note_recompile_limit(record: logging.LogRecord) -> bool:
             frame = frame.f_back  # type: ignore[assignment]
         if frame is not None:
             for listener in _recompile_limit_listeners:
-                listener(frame.f_locals["compiler_fn"], str(record.args[1]))
+                listener(frame.f_locals["compiler_fn"], str(record.args[2]))
     return True
 
 
@@ -376,7 +378,8 @@ def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
 
 
 def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices, no data.
+    """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
+    no data.
 
     The module's parameters and buffers are exchanged for the time of the call only, in dictionaries of its own.
     """

@@ -1,8 +1,8 @@
 """Capture by Dynamo: put markers around every annotated call while a frame is traced.
 
-Dynamo goes on inlining the layer as always, with all its guards and side effects; the markers only remember where the call begins and ends. No decision
-is made here. Names that no mapping serves are bracketed without their arguments: looking at an argument would install guards that the frame would not
-have without us.
+Dynamo goes on inlining the layer as always, with all its guards and side effects; the markers only remember where the call begins and
+ends. No decision is made here. Names that no mapping serves are bracketed without their arguments: looking at an argument would install
+guards that the frame would not have without us.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Brackets:
     """Dynamo's observer: recognises annotated calls by the identity of the annotated forward, and marks them."""
 
     def frame_begins(self, frame: _torch.Frame) -> _Token | None:
-        """Learn the root's paths; mark the frame itself if it is an annotated forward (a layer compiled by itself, or called after a graph break)."""
+        """Learn the root's paths; mark the frame if it is an annotated forward (a layer compiled alone, or called after a graph break)."""
         root = _frame_module(frame)
         backend = backend_in_charge(frame, root)
         if backend is None:
@@ -148,9 +148,11 @@ def _close(frame: _torch.Frame, token: _Token, result: _torch.Variable) -> None:
 
 
 def backend_in_charge(frame: _torch.Frame, module: nn.Module | None) -> Any | None:
-    """Return the backend that decides a call of this module: that of the kernelized model to which it belongs, else the frame's own, if it is ours.
+    """Return the backend that decides a call of this module: that of the kernelized model to which it belongs, else the frame's own, if
+    it is ours.
 
-    Where a kernelized model is being compiled by somebody else's backend, that one gets the frame's graph after ours has put the kernels into it.
+    Where a kernelized model is being compiled by somebody else's backend, that one gets the frame's graph after ours has put the kernels
+    into it.
     """
     compiler = _torch.current_backend(frame)
     backend, wrapper = _torch.unwrapped_backend(compiler)

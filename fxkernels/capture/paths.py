@@ -12,8 +12,9 @@ from ..annotate import annotated_forward, layer_name_of
 class ModulePaths:
     """From module objects to their paths, without keeping a model alive.
 
-    Dynamo names a module as the compiled frame reaches it (``self.norm``); after a graph break, or when a child is called on its own, that is not its
-    path in the model. So the first module that a frame is compiled for is taken as the root, and its children are looked up by identity.
+    Dynamo names a module as the compiled frame reaches it (``self.norm``); after a graph break, or when a child is called on its own,
+    that is not its path in the model. So the first module that a frame is compiled for is taken as the root, and its children are looked
+    up by identity.
     """
 
     def __init__(self) -> None:

@@ -25,13 +25,11 @@ class Bound:
     Args:
         args: Positional arguments; a `Slot` where a graph value goes.
         kwargs: The same by keyword.
-        state: The layer's class, constants and structure, as a hashable value.
         build_self: From all inputs of the call to the object that the kernel's forward sees as ``self``.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    state: tuple[Any, ...]
     build_self: Callable[[Sequence[Any]], Any]
 
     @staticmethod
@@ -47,7 +45,7 @@ class Bound:
         def build_self(inputs: Sequence[Any]) -> Any:
             return build([inputs[value.position] if type(value) is Slot else value for value in values])
 
-        return Bound(_slots(args, positions), _slots(kwargs, positions), (state.key, values), build_self)
+        return Bound(_slots(args, positions), _slots(kwargs, positions), build_self)
 
     def kernel_call(
         self,
@@ -81,4 +79,6 @@ def _slots(value: Any, positions: dict[fx.Node, int]) -> Any:
         return [_slots(item, positions) for item in value]
     if isinstance(value, dict):
         return {key: _slots(item, positions) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(_slots(value.start, positions), _slots(value.stop, positions), _slots(value.step, positions))
     return value

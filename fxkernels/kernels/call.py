@@ -129,4 +129,6 @@ def _fill(template: Any, inputs: tuple[Any, ...]) -> Any:
         return [_fill(item, inputs) for item in template]
     if type(template) is dict:
         return {key: _fill(item, inputs) for key, item in template.items()}
+    if type(template) is slice:
+        return slice(_fill(template.start, inputs), _fill(template.stop, inputs), _fill(template.step, inputs))
     return template

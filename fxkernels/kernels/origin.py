@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import FunctionType
 
 from torch import nn
@@ -33,3 +34,8 @@ class LayerOrigin:
     condition: bool | None = None
     state: LayerState | None = None
     opaque: Mapping[int | str, str] = field(default_factory=dict)
+
+    @cached_property
+    def state_key(self) -> Hashable:
+        """Equal for two layers that a kernel cannot tell apart but by their tensors."""
+        return self.state.key if self.state is not None else None

@@ -1,8 +1,8 @@
 """The `self` that a kernel layer sees inside a graph.
 
-A kernel layer reads `self.weight`, `self.variance_epsilon`, `self.gate_proj(...)`. In a captured graph there is no module, only its tensors as graph
-values. The stand-in is an object of the annotated class that has those tensors, the layer's constants and stand-ins of its submodules, and nothing
-else: whatever a kernel can reach through it is an input of the call or guarded.
+A kernel layer reads `self.weight`, `self.variance_epsilon`, `self.gate_proj(...)`. In a captured graph there is no module, only its
+tensors as graph values. The stand-in is an object of the annotated class that has those tensors, the layer's constants and stand-ins of its
+submodules, and nothing else: whatever a kernel can reach through it is an input of the call or guarded.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class LayerState:
 
         Args:
             module: The layer.
-            fixed: Asked with the dotted name of every attribute that is a constant: whether it is one in this graph as well (and guarded there), or a number
-                that the graph takes as an input. The latter is listed among the tensors.
+            fixed: Asked with the dotted name of every attribute that is a constant: whether it is one in this graph as well (and guarded
+                there), or a number that the graph takes as an input. The latter is listed among the tensors.
             prefix: Of the dotted names.
         """
         stores = (module._parameters, module._buffers)

@@ -80,7 +80,7 @@ class Recorder:
         self.note(f"Dynamo's recompile limit was reached in {function}: new inputs run the original code there")
 
     def record(self, key: Hashable, gm: fx.GraphModule, entries: Iterable[tuple[LayerCall, Decision]], break_reason: str | None) -> None:
-        """Take in the decisions for one captured graph and the graphs nested in it. Logs one line, unless it is a further graph without any layer call."""
+        """Take in the decisions for one captured graph and those nested in it. Logs one line, unless a further graph has no layer call."""
         first = not self._captured
         rows = tuple(_Row(call.site, call.index, decision) for call, decision in entries)
         self._captured[key if key is not None else len(self._captured)] = _Captured(gm, rows, break_reason)
@@ -104,7 +104,8 @@ class Recorder:
         calls = [_call_report(path, index, found) for (path, index), found in rows.items()]
         seen = {call.path for call in calls}
         twins = {_without_numbers(call.path): call.path for call in calls}
-        calls += [self._not_captured(path, *found, twins.get(_without_numbers(path))) for path, found in self._annotated().items() if path not in seen]
+        missing = {path: found for path, found in self._annotated().items() if path not in seen}
+        calls += [self._not_captured(path, *found, twins.get(_without_numbers(path))) for path, found in missing.items()]
         return Report(tuple(calls), tuple(captured.module for captured in self._captured.values()), notes=tuple(self._notes))
 
     def _not_captured(self, path: str, layer_name: str, overridden: bool, twin: str | None) -> CallReport:
