@@ -1,4 +1,4 @@
-"""Canaries for what `_torch.py` does with graphs, compiled modules, fake tensors and inner compilers; see `test_torch_private.py`."""
+"""Canaries for what `_torch` does with graphs, compiled modules, fake tensors and inner compilers; see `test_torch_private.py`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_cause_of_is_what_the_backend_raised() -> None:
 
 def test_on_recompile_limit_tells_the_backend_and_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[Any, str]] = []
-    monkeypatch.setattr(_torch, "_recompile_limit_listeners", [])
+    monkeypatch.setattr(_torch.compiling, "_recompile_limit_listeners", [])
     _torch.on_recompile_limit(lambda backend, function: heard.append((_torch.unwrapped_backend(backend)[0], function)))
     counter = CompileCounter()
 

@@ -1,0 +1,82 @@
+"""Every private torch API that fxkernels touches, each behind a function with a plain name.
+
+Seen working on torch 2.11 and 2.13; `tests/capture/test_torch_private*.py` have a canary for each. Nobody else imports from `torch._dynamo`
+or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
+"""
+
+from .compiling import (
+    call_on_fakes,
+    cause_of,
+    compile_key,
+    compiling_around,
+    entry,
+    graph_break_reason,
+    inner_compiler,
+    is_eager,
+    is_wrapper_subclass,
+    on_recompile_limit,
+    run_on_fakes,
+    unwrapped_backend,
+)
+from .tracing import (
+    Observer,
+    add_marker,
+    current_backend,
+    frame_and_callers,
+    frame_code,
+    frame_graph,
+    install,
+    local_variable,
+    module_stack,
+    set_backend,
+)
+from .types import Frame, Variable
+from .variables import (
+    attribute,
+    constant,
+    graph_argument,
+    isinstance_lazy,
+    output_proxies,
+    peek,
+    realized,
+    type_name,
+    unpacked,
+    unpacked_keywords,
+)
+
+__all__ = [
+    "Frame",
+    "Observer",
+    "Variable",
+    "add_marker",
+    "attribute",
+    "call_on_fakes",
+    "cause_of",
+    "compile_key",
+    "compiling_around",
+    "constant",
+    "current_backend",
+    "entry",
+    "frame_and_callers",
+    "frame_code",
+    "frame_graph",
+    "graph_argument",
+    "graph_break_reason",
+    "inner_compiler",
+    "install",
+    "is_eager",
+    "is_wrapper_subclass",
+    "isinstance_lazy",
+    "local_variable",
+    "module_stack",
+    "on_recompile_limit",
+    "output_proxies",
+    "peek",
+    "realized",
+    "run_on_fakes",
+    "set_backend",
+    "type_name",
+    "unpacked",
+    "unpacked_keywords",
+    "unwrapped_backend",
+]

@@ -1,0 +1,145 @@
+"""Compiled graphs and compiled calls: what a backend needs to know of its graph, and how a module is compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch._dynamo.backends.registry import lookup_backend
+from torch._dynamo.eval_frame import skip_code
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._guards import CompileContext
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_map
+
+
+def unwrapped_backend(backend: Any) -> tuple[Any, Any]:
+    """Return the backend that somebody passed to `torch.compile`, and the object that torch wrapped around it (or the backend itself)."""
+    wrapper = backend
+    while True:
+        for attribute in ("_torchdynamo_orig_backend", "compiler_fn"):
+            if hasattr(backend, attribute):
+                wrapper, backend = backend, getattr(backend, attribute)
+                break
+        else:
+            return backend, wrapper
+
+
+def graph_break_reason(gm: fx.GraphModule) -> str | None:
+    """Return why Dynamo ended this graph before its frame was over, in one line, or None if the frame returned."""
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    line: str = str(reason.reason).strip().splitlines()[0]
+    where = reason.user_stack[-1] if reason.user_stack else None
+    return f"{line} ({where.filename}:{where.lineno})" if where is not None else line
+
+
+def compile_key() -> tuple[int | None, int | None] | None:
+    """Return what identifies the graph being compiled: equal for two calls of a backend for one graph."""
+    compile_id = CompileContext.current_compile_id()
+    return None if compile_id is None else (compile_id.frame_id, compile_id.frame_compile_id)
+
+
+_recompile_limit_listeners: list[Callable[[Any, str], None]] = []
+
+
+def on_recompile_limit(listener: Callable[[Any, str], None]) -> None:
+    """Call the listener with the backend and the function's name whenever Dynamo gives up recompiling a frame."""
+    _recompile_limit_listeners.append(listener)
+
+
+def note_recompile_limit(record: logging.LogRecord) -> bool:
+    """Log filter: Dynamo tells of the limit by a warning only, so the backend is taken from the frame that logs it (torch 2.11, 2.13)."""
+    if isinstance(record.msg, str) and record.msg.startswith("torch._dynamo hit config.") and isinstance(record.args, tuple):
+        frame = sys._getframe()
+        while frame is not None and not (frame.f_code.co_name == "_compile" and "compiler_fn" in frame.f_locals):
+            frame = frame.f_back  # type: ignore[assignment]
+        if frame is not None:
+            for listener in _recompile_limit_listeners:
+                listener(frame.f_locals["compiler_fn"], str(record.args[2]))
+    return True
+
+
+def entry(call: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs `call`; where Dynamo meets it, it traces `traced` instead, as for what `torch.compile` returns."""
+
+    def enter(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    enter._torchdynamo_inline = traced  # type: ignore[attr-defined]
+    skip_code(enter.__code__)
+    skip_code(call.__code__)
+    return enter
+
+
+def compiling_around() -> bool:
+    """Whether an outer `torch.compile` is in force for the frames that this thread calls."""
+    return callable(get_eval_frame_callback())
+
+
+def cause_of(error: Exception) -> BaseException:
+    """Return the exception that a backend raised, without the one that Dynamo wraps around it."""
+    return error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+
+
+def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+    """Call a function on a graph's example values: nothing is computed, and no guard is added for what it asks of symbolic sizes."""
+    mode = next((value.fake_mode for value in inputs if isinstance(value, FakeTensor)), None)
+    if mode is None:
+        raise ValueError("no input is a fake tensor")
+    quiet = mode.shape_env.suppress_guards() if mode.shape_env is not None else contextlib.nullcontext()
+    with mode, quiet, torch.no_grad():
+        return function(*inputs)
+
+
+def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
+    no data.
+
+    The module's parameters and buffers are exchanged for the time of the call only, in dictionaries of its own.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    memo: dict[int, Any] = {}
+
+    def fake(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in memo:
+            memo[id(value)] = mode.from_tensor(value, static_shapes=True)
+        return memo[id(value)]
+
+    for submodule in module.modules():
+        for store in ("_parameters", "_buffers"):
+            submodule.__dict__[store] = {name: fake(value) for name, value in submodule.__dict__[store].items()}
+    args, kwargs = tree_map(fake, (args, kwargs))
+    with mode:
+        torch.compile(module._call_impl, backend=backend)(*args, **kwargs)
+
+
+def inner_compiler(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:
+    """Return the compiler that `torch.compile(backend=inner, mode=mode, options=options)` would call with a graph and its inputs.
+
+    Raises:
+        torch._dynamo.exc.InvalidBackend: If no backend has this name.
+    """
+    if inner == "inductor":
+        return torch._TorchCompileInductorWrapper(mode, options, None)  # type: ignore[no-untyped-call]
+    return torch._TorchCompileWrapper(inner, mode, options, None)  # type: ignore[no-untyped-call]
+
+
+def is_eager(inner: str | Callable[..., Any]) -> bool:
+    """Whether a compiler is the one that runs graphs as they are."""
+    return inner == "eager" or unwrapped_backend(inner)[0] is lookup_backend("eager")
+
+
+def is_wrapper_subclass(value: Any) -> bool:
+    """Whether a tensor is a wrapper around others, such as a DTensor."""
+    return isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value) and not isinstance(value, FakeTensor)

@@ -1,0 +1,135 @@
+"""Being told of what Dynamo traces, and asking about the frames that it traces."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from types import FunctionType
+from typing import Any, Protocol
+
+from torch import fx
+from torch._dynamo import variables as vt
+from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslator
+
+from .compiling import note_recompile_limit
+from .types import Frame, Variable
+
+
+class Observer(Protocol):
+    """Who is told when Dynamo begins and ends to trace a frame."""
+
+    def frame_begins(self, frame: Frame) -> Any:
+        """A frame is compiled on its own; what is returned goes to `frame_ends`."""
+
+    def frame_ends(self, frame: Frame, token: Any, result: Variable) -> None:
+        """That frame returns a value, its graph being complete."""
+
+    def call_begins(self, frame: Frame, function: FunctionType, args: list[Variable], kwargs: dict[str, Variable]) -> Any:
+        """A call is about to be inlined; None means that nobody is interested in its end."""
+
+    def call_ends(self, frame: Frame, token: Any, result: Variable | None) -> None:
+        """That call was inlined; None if it raised or broke the graph."""
+
+
+_install_lock = threading.Lock()
+
+
+@functools.cache
+def install(observer: Observer) -> None:
+    """Have the observer told of frames and inlined calls. Done once per process; frames of other backends pass through unchanged.
+
+    Wraps `InliningInstructionTranslator.inline_call`, `InstructionTranslator.run` and `InstructionTranslator._return`.
+    """
+    with _install_lock:
+        _wrap_inline_call(observer)
+        _wrap_root_frame(observer)
+        logging.getLogger("torch._dynamo.convert_frame").addFilter(note_recompile_limit)
+
+
+def _wrap_inline_call(observer: Observer) -> None:
+    original: Any = vars(InliningInstructionTranslator)["inline_call"].__func__
+
+    def inline_call(
+        cls: Any, parent: Frame, func: Variable, args: list[Variable], kwargs: dict[str, Variable], *rest: Any, **more: Any
+    ) -> Any:
+        function = getattr(func, "fn", None)
+        token = observer.call_begins(parent, function, args, kwargs) if isinstance(function, FunctionType) else None
+        if token is None:
+            return original(cls, parent, func, args, kwargs, *rest, **more)
+        result = None
+        try:
+            result = original(cls, parent, func, args, kwargs, *rest, **more)
+        finally:
+            observer.call_ends(parent, token, None if parent.output.should_exit else result)
+        return result
+
+    InliningInstructionTranslator.inline_call = classmethod(inline_call)  # type: ignore[method-assign,assignment]
+
+
+def _wrap_root_frame(observer: Observer) -> None:
+    run, return_ = InstructionTranslator.run, InstructionTranslator._return
+    attribute = f"_fxkernels_token_{id(observer)}"
+
+    def observed_run(self: Frame) -> None:
+        setattr(self, attribute, observer.frame_begins(self))
+        run(self)
+
+    def observed_return(self: Frame, inst: Any) -> None:
+        token = getattr(self, attribute, None)
+        if token is not None and inst.opname == "RETURN_VALUE":
+            observer.frame_ends(self, token, self.stack[-1])
+        return_(self, inst)
+
+    InstructionTranslator.run = observed_run  # type: ignore[method-assign]
+    InstructionTranslator._return = observed_return  # type: ignore[method-assign]
+
+
+def set_backend(frame: Frame, backend: Any) -> None:
+    """Let another backend compile this frame, and only this one."""
+    frame.output.compiler_fn = backend
+
+
+def current_backend(frame: Frame) -> Any:
+    """Return the backend of the frame as Dynamo will call it."""
+    return frame.output.compiler_fn
+
+
+def frame_code(frame: Frame) -> Any:
+    """Return the code object that the frame runs."""
+    return frame.f_code
+
+
+def frame_graph(frame: Frame) -> fx.Graph:
+    """Return the graph into which the frame is being traced (that of the innermost higher-order operator)."""
+    graph: fx.Graph = frame.output.graph
+    return graph
+
+
+def frame_and_callers(frame: Frame) -> Iterator[Frame]:
+    """Yield the frame and those that called it, up to the one that is compiled."""
+    while frame is not None:
+        yield frame
+        frame = getattr(frame, "parent", None)
+
+
+def local_variable(frame: Frame, name: str) -> Variable | None:
+    """Return one of the frame's local variables, also if an inner function has closed over it; None if it has no value."""
+    variable = frame.symbolic_locals.get(name)
+    if type(variable) is not vt.CellVariable:  # isinstance() would look behind a lazy variable, and so install guards
+        return variable
+    if variable.pre_existing_contents is None and not frame.output.side_effects.has_pending_mutation_of_attr(variable, "cell_contents"):
+        return None
+    return frame.output.side_effects.load_cell(variable)
+
+
+def module_stack(frame: Frame) -> tuple[str, ...]:
+    """Return Dynamo's names for the modules whose forward is being traced, outermost first."""
+    return tuple(name for name, _ in frame.nn_module_stack.values())
+
+
+def add_marker(frame: Frame, marker: Callable[..., None], args: tuple[Any, ...]) -> fx.Node:
+    """Append a marker node to the graph that is being traced; graph values of outer graphs are lifted into it."""
+    node: fx.Node = frame.output.create_proxy("call_function", marker, args, {}).node
+    return node
