@@ -61,7 +61,7 @@ def draws_random_numbers(node: fx.Node) -> bool:
         return torch.Tag.nondeterministic_seeded in node.target.tags
     name = _name(node)
     if name in _TRAINING_POSITIONS:
-        return _trains(node, _TRAINING_POSITIONS[name])
+        return _trains(node, _TRAINING_POSITIONS[name]) and not ("dropout" in name and _probability(node) == 0)
     return name in _RANDOM_NAMES or (name == "scaled_dot_product_attention" and _dropout_probability(node) != 0)
 
 
@@ -116,6 +116,11 @@ def _trains(node: fx.Node, position: int) -> bool:
         if name in node.kwargs:
             return bool(node.kwargs[name])
     return bool(node.args[position]) if len(node.args) > position else True
+
+
+def _probability(node: fx.Node) -> Any:
+    """Of a dropout function; with 0 it hands its input through and draws nothing."""
+    return node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
 
 
 def _dropout_probability(node: fx.Node) -> Any:

@@ -73,7 +73,7 @@ class LayerState:
     def key(self) -> tuple[Any, ...]:
         """Equal for two layers exactly if a kernel cannot tell their stand-ins apart but by their tensors."""
         children = tuple((name, child.key) for name, child in self.children.items())
-        constants = tuple((name, type(value), value) for name, value in self.constants.items())
+        constants = tuple((name, repr(value)) for name, value in self.constants.items())  # 1, 1.0 and True are equal, but not the same
         return (self.cls, self.tensors, constants, children)
 
     @property

@@ -133,6 +133,7 @@ def test_region_that_draws_random_numbers_is_a_miss(operation: str) -> None:
 
 NOT_RANDOM: dict[str, Operations] = {
     "dropout": lambda b, x: b(F.dropout, x, 0.1, False),
+    "dropout of probability zero": lambda b, x: b(F.dropout, x, 0.0, True),
     "dropout by keyword": lambda b, x: b(F.dropout, b(torch.sin, x), p=0.1, training=False),
     "dropout of channels": lambda b, x: b(F.dropout1d, b.method("view", b(torch.sin, x), 1, 4, 8), 0.1, False),
     "rrelu": lambda b, x: b(F.rrelu, x, 0.1, 0.3, False),
