@@ -24,17 +24,30 @@ SYMBOLIC_ORIGINAL = "_fxkernels_original"
 """Attribute of a kernelized graph module under which the model stands that it came from."""
 
 
+Chosen = KernelLayer | tuple[Miss, ...]
+"""The kernel that layers with one training flag run, or why they run none."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What was decided for one call: the kernel for each training flag, and the misses on the way."""
+    """What was decided for one call, for either training flag, and which of them its layer has now."""
 
-    inference: KernelLayer | None
-    training: KernelLayer | None
-    misses: tuple[Miss, ...]
+    inference: Chosen
+    training: Chosen
+    is_training: bool
 
     @property
-    def kernel(self) -> KernelLayer | None:
-        return self.inference or self.training
+    def now(self) -> Chosen:
+        return self.training if self.is_training else self.inference
+
+    @property
+    def otherwise(self) -> Chosen:
+        return self.inference if self.is_training else self.training
+
+    @property
+    def choice(self) -> KernelChoice | None:
+        kernels = [found if isinstance(found, KernelLayer) else None for found in (self.inference, self.training)]
+        return KernelChoice(*kernels) if any(kernels) else None
 
 
 def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -> fx.GraphModule:
@@ -50,17 +63,14 @@ def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -
     opened: set[str] = set()
     while True:
         module = trace_symbolically(model, opened)
-        outcomes = [(call, planner.decide(call)) for call in layer_calls(module)]
-        outer = {call.path for call, outcome in outcomes if outcome.kernel is None and _has_annotated_inside(call)}
+        outcomes = [(call, planner.decide(call, _is_training(module, call))) for call in layer_calls(module)]
+        outer = {call.path for call, outcome in outcomes if outcome.choice is None and _has_annotated_inside(call)}
         if outer <= opened:
             break
         opened |= outer
-    check_fallback(
-        options.use_fallback, [(call.key, call.layer_name, outcome.misses) for call, outcome in outcomes if outcome.kernel is None]
-    )
-    rewrite_calls(
-        module, {call.key: KernelChoice(outcome.inference, outcome.training) for call, outcome in outcomes if outcome.kernel is not None}
-    )
+    missed = [(call.key, call.layer_name, outcome.now) for call, outcome in outcomes if not isinstance(outcome.now, KernelLayer)]
+    check_fallback(options.use_fallback, missed)
+    rewrite_calls(module, {call.key: outcome.choice for call, outcome in outcomes if outcome.choice is not None})
     report = Report((*(_called(*pair) for pair in outcomes), *_not_called(model, outcomes)), (module,), capture="symbolic")
     module.__dict__["report"] = report
     module.__dict__[SYMBOLIC_ORIGINAL] = model
@@ -76,18 +86,15 @@ class _Planner:
     target: Target
     loader: KernelLoader = field(default_factory=KernelLoader)
 
-    def decide(self, call: SymbolicCall) -> _Outcome:
+    def decide(self, call: SymbolicCall, is_training: bool) -> _Outcome:
         subject = call.layer if call.layer is not None else call.function
         condition = condition_of(subject)
         if condition is not None and not condition(subject):
-            return _Outcome(None, None, (Miss("condition_false", "the condition given with the annotation is false for this layer"),))
-        inference = self._choose(call, Mode.INFERENCE)
-        training = self._choose(call, Mode.TRAINING)
-        kernels = [found if isinstance(found, KernelLayer) else None for found in (inference, training)]
-        misses = {miss.message: miss for found in (inference, training) if not isinstance(found, KernelLayer) for miss in found}
-        return _Outcome(kernels[0], kernels[1], tuple(misses.values()))
+            miss = Miss("condition_false", "the condition given with the annotation is false for this layer")
+            return _Outcome((miss,), (miss,), is_training)
+        return _Outcome(self._choose(call, Mode.INFERENCE), self._choose(call, Mode.TRAINING), is_training)
 
-    def _choose(self, call: SymbolicCall, flag: Mode) -> KernelLayer | tuple[Miss, ...]:
+    def _choose(self, call: SymbolicCall, flag: Mode) -> Chosen:
         """The first candidate for layers with this training flag, or why there is none."""
         assert self.options.mapping is not None
         mode = self.options.kernel_mode or flag
@@ -118,17 +125,27 @@ def _has_annotated_inside(call: SymbolicCall) -> bool:
     return call.layer is not None and any(annotated_forward(child) is not None for child in call.layer.modules() if child is not call.layer)
 
 
+def _is_training(module: nn.Module, call: SymbolicCall) -> bool:
+    return call.layer.training if call.layer is not None else module.get_submodule(call.owner).training
+
+
 def _called(call: SymbolicCall, outcome: _Outcome) -> CallReport:
+    """The call's decision for the training flag that its layer has now, after the other one's where they differ."""
     layer = type(call.layer).__qualname__ if call.layer is not None else getattr(call.function, "__qualname__", call.layer_name)
-    kernel = outcome.kernel.identity if outcome.kernel is not None else None
-    decision = GraphDecision(0, "missed" if kernel is None else "rewritten", kernel, outcome.misses)
-    return CallReport(call.path, call.index, call.layer_name, layer, None, (decision,))
+    found = (outcome.now,) if outcome.now == outcome.otherwise else (outcome.otherwise, outcome.now)
+    return CallReport(call.path, call.index, call.layer_name, layer, None, tuple(map(_decision, found)))
+
+
+def _decision(chosen: Chosen) -> GraphDecision:
+    if isinstance(chosen, KernelLayer):
+        return GraphDecision(0, "rewritten", chosen.identity)
+    return GraphDecision(0, "missed", None, chosen)
 
 
 def _not_called(model: nn.Module, outcomes: list[tuple[SymbolicCall, _Outcome]]) -> list[CallReport]:
     """Annotated layers that the graph does not call; those inside a rewritten one are covered by it."""
     called = {call.path for call, _ in outcomes}
-    rewritten = [call for call, outcome in outcomes if outcome.kernel is not None]
+    rewritten = [call for call, outcome in outcomes if outcome.choice is not None]
     reports = []
     for path, module in model.named_modules():
         layer_name = layer_name_of(module)

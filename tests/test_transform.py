@@ -501,6 +501,15 @@ def test_a_graph_module_without_fallback_names_the_calls_at_once():
         kernelize(Plain(), mapping={}, use_fallback=False)
 
 
+def test_the_report_of_a_graph_module_is_that_of_its_present_mode_and_names_the_other(x):
+    copied = kernelize(Plain().train(), mapping=norms("InferenceRMSNorm"))
+    assert {call.status for call in copied.report.calls} == {"missed"}
+    assert [decision.status for decision in copied.report.calls[0].decisions] == ["rewritten", "missed"]
+    with pytest.raises(NoKernelError, match="no_backward"):
+        kernelize(Plain().train(), mapping=norms("InferenceRMSNorm"), use_fallback=False)
+    kernelize(Plain().eval(), mapping=norms("InferenceRMSNorm"), use_fallback=False)
+
+
 def test_a_graph_module_can_be_compiled_with_its_kernels(x):
     model = Plain()
     copied = kernelize(model, mapping=norms("CountedRMSNorm"), needs_torch_compile=True)
