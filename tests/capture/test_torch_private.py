@@ -209,7 +209,7 @@ def test_peek_finds_the_module() -> None:
 
 
 def test_peek_installs_no_guard() -> None:
-    assert graphs_for_any_settings(lambda frame: _torch.peek(frame, frame.symbolic_locals["settings"])) == 1
+    assert graphs_for_any_settings(lambda frame: _torch.peek(frame, _torch.local_variable(frame, "settings"))) == 1
     assert [type(value) for value in INSPECTOR.found] == [SimpleNamespace]
 
 

@@ -1,6 +1,6 @@
 """Every private torch API that fxkernels touches, each behind a function with a plain name.
 
-Seen working on torch 2.11 and 2.13; `tests/capture/test_torch_private*.py` have a canary for each. Nobody else imports from `torch._dynamo`
+Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py` have a canary for each. Nobody else imports from `torch._dynamo`
 or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import fx
 from torch._dynamo import variables as vt
+from torch._dynamo.source import LocalSource
 from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslator
 
 from .compiling import note_recompile_limit
@@ -117,6 +118,9 @@ def frame_and_callers(frame: Frame) -> Iterator[Frame]:
 def local_variable(frame: Frame, name: str) -> Variable | None:
     """Return one of the frame's local variables, also if an inner function has closed over it; None if it has no value."""
     variable = frame.symbolic_locals.get(name)
+    if variable is None and getattr(frame, "parent", None) is None and name in frame.f_locals:
+        # torch 2.14 forgets the arguments that the compiled frame never reads
+        return vt.LazyVariableTracker.create(frame.f_locals[name], LocalSource(name, is_input=True))
     if type(variable) is not vt.CellVariable:  # isinstance() would look behind a lazy variable, and so install guards
         return variable
     if variable.pre_existing_contents is None and not frame.output.side_effects.has_pending_mutation_of_attr(variable, "cell_contents"):

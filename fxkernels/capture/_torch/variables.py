@@ -45,7 +45,9 @@ def attribute(frame: Frame, variable: Variable, dotted: str) -> Variable:
     """Return the variable of an attribute. This installs its guards."""
     variable = realized(variable)
     for name in dotted.split("."):
-        variable = realized(variable.var_getattr(frame, name))
+        # torch 2.14 has renamed the method
+        lookup = variable.tp_getattro_impl if hasattr(variable, "tp_getattro_impl") else variable.var_getattr
+        variable = realized(lookup(frame, name))
     return variable
 
 
