@@ -1,7 +1,7 @@
 """Every private torch API that fxkernels touches, each behind a function with a plain name.
 
-Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py` have a canary for each. Nobody else imports from `torch._dynamo`
-or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
+Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py` have a canary for each. Nobody else imports from
+`torch._dynamo` or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
 from .compiling import (
