@@ -124,14 +124,6 @@ def test_frame_code_is_that_of_the_function_that_calls() -> None:
     assert inspected(function, X, examine=lambda frame, *args: _torch.frame_code(frame)) is function.__code__
 
 
-def test_frame_graph_holds_what_was_traced_so_far() -> None:
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return look(x.sin())
-
-    targets = inspected(function, X, examine=lambda frame, *args: [node.target for node in _torch.frame_graph(frame).nodes])
-    assert targets[-1] == "sin"
-
-
 def test_frame_and_callers_go_up_to_the_compiled_frame() -> None:
     def inner(x: torch.Tensor) -> torch.Tensor:
         return look(x) + 1

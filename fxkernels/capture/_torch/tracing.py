@@ -102,12 +102,6 @@ def frame_code(frame: Frame) -> Any:
     return frame.f_code
 
 
-def frame_graph(frame: Frame) -> fx.Graph:
-    """Return the graph into which the frame is being traced (that of the innermost higher-order operator)."""
-    graph: fx.Graph = frame.output.graph
-    return graph
-
-
 def frame_and_callers(frame: Frame) -> Iterator[Frame]:
     """Yield the frame and those that called it, up to the one that is compiled."""
     while frame is not None:
