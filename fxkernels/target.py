@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 
 import torch
 from packaging.version import Version
 
-from .device import normalized_device_type
+from .device import DEVICE_TYPES, normalized_device_type
+
+ACCELERATORS = {"cuda": "cu", "rocm": "rocm", "xpu": "xpu", "npu": "cann"}
+"""How build variants spell the accelerator frameworks that come in versions (``cu130``), by device type. Other devices have none."""
 
 _CPU_NAMES = {"arm64": "aarch64", "amd64": "x86_64"}  # build variants use the Linux names on every system
+_TORCH = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
+
+_FORM = 'a target reads "device[:capability] [torch version] [accelerator] [os-cpu]", e.g. "cuda:sm90 torch2.11 cu130 linux-x86_64"'
+_DEVICE_PART = re.compile(r"([a-z]+)(?::(?:(?:sm)?([0-9]{1,4})|([0-9]{1,3})\.([0-9])))?")
+_TORCH_PART = re.compile(r"torch([0-9]{1,3})\.([0-9]{1,3})(?:\.[0-9]+)?")
+_ACCELERATOR_PART = re.compile(rf"(?:{'|'.join(ACCELERATORS.values())})[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +33,17 @@ class Target:
         device: Device type; ``"rocm"`` where torch says "cuda" on AMD hardware.
         capability: Compute capability times ten (90 for 9.0), None where there is none or it is unknown.
         torch: Torch's major and minor version, e.g. ``"2.13"``.
-        accelerator: The accelerator framework in the spelling of build variants, e.g. ``"cu130"``; None for a CPU.
+        accelerator: The accelerator framework in the spelling of build variants, e.g. ``"cu130"``; None where there is none or it is
+            unknown. That of another device is dropped, so that ``replace(target, device="cpu")`` is a CPU's target.
         os: Operating system, e.g. ``"linux"``.
         cpu: CPU architecture, e.g. ``"x86_64"`` or ``"aarch64"``.
 
+    Raises:
+        ValueError: If `torch` is no major and minor version.
+
     Example:
         >>> str(Target("cuda", 90, "2.11", "cu130", "linux", "x86_64"))
-        'cuda:sm90 torch2.11 linux-x86_64'
+        'cuda:sm90 torch2.11 cu130 linux-x86_64'
     """
 
     device: str
@@ -40,11 +54,17 @@ class Target:
     cpu: str
 
     def __post_init__(self) -> None:
+        if not _TORCH.fullmatch(self.torch):
+            raise ValueError(f'torch={self.torch!r} is no torch version of a target; write major and minor, e.g. "2.13"')
         object.__setattr__(self, "device", normalized_device_type(self.device))
+        if self.accelerator is not None and not _belongs(self.accelerator, self.device):
+            object.__setattr__(self, "accelerator", None)
 
     @classmethod
     def of_machine(cls, device_type: str) -> Target:
         """Return this machine's target for a device type, the only place where fxkernels looks at the machine.
+
+        The CANN version of an ``"npu"`` is not read: torch does not know it. Only builds without compiled code are found for such a target.
 
         Args:
             device_type: As torch names it; ``"cuda"`` gives a ``"rocm"`` target when torch was built for ROCm.
@@ -52,22 +72,103 @@ class Target:
         device = normalized_device_type(device_type)
         if device == "cuda" and torch.version.hip is not None:
             device = "rocm"
-        release = Version(torch.__version__)
-        cpu = platform.machine().lower()
         return cls(
             device=device,
             capability=_capability(device),
-            torch=f"{release.major}.{release.minor}",
+            torch=_this_torch(),
             accelerator=_accelerator(device),
             os=platform.system().lower(),
-            cpu=_CPU_NAMES.get(cpu, cpu),
+            cpu=_cpu(platform.machine()),
         )
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Return the target that `text` describes, which need not be this machine's; it reads what ``str(target)`` writes.
+
+        What is left out is filled in: the torch version with this installation's; the system with ``linux-x86_64`` (for ``mps`` with
+        ``darwin-aarch64``); capability and accelerator stay unknown. With an unknown capability no build is rejected for its
+        architectures, and with an unknown accelerator every compiled build for a GPU is.
+
+        Args:
+            text: The device first, the other parts in any order. A capability is written ``sm90``, ``90`` or ``9.0``.
+
+        Raises:
+            ValueError: Naming the part that cannot be read, and what can.
+
+        Example:
+            >>> Target.parse("cuda:sm90 torch2.11 cu130")
+            Target(device='cuda', capability=90, torch='2.11', accelerator='cu130', os='linux', cpu='x86_64')
+        """
+        first, *others = text.split() or [""]
+        device, capability = _read_device(first, text)
+        parts: dict[str, str] = {}
+        for part in others:
+            kind, value = _read_part(part, device, text)
+            if kind in parts:
+                raise ValueError(f"target {text!r} names the {kind} twice: {parts[kind]} and {value}")
+            parts[kind] = value
+        system, _, cpu = parts.get("system", "darwin-aarch64" if device == "mps" else "linux-x86_64").rpartition("-")
+        return cls(device, capability, parts.get("torch version") or _this_torch(), parts.get("accelerator"), system, cpu)
 
     def __str__(self) -> str:
         device = self.device
         if self.capability is not None:
             device += f":{'sm' if device == 'cuda' else ''}{self.capability}"
-        return f"{device} torch{self.torch} {self.os}-{self.cpu}"
+        accelerator = f" {self.accelerator}" if self.accelerator is not None else ""
+        return f"{device} torch{self.torch}{accelerator} {self.os}-{self.cpu}"
+
+
+def _read_device(part: str, text: str) -> tuple[str, int | None]:
+    read = _DEVICE_PART.fullmatch(part)
+    if read is None:
+        suffix = " A suffix such as the a of sm90a belongs to a build, not to a device." if re.search(r":sm[0-9]+[a-z]$", part) else ""
+        raise ValueError(f"target {text!r} does not begin with a device: {part!r} is none.{suffix} {_FORM[0].upper()}{_FORM[1:]}")
+    name, capability, major, minor = read.groups()
+    device = normalized_device_type(name)
+    if device not in DEVICE_TYPES and not _torch_knows(device):
+        raise ValueError(f"target {text!r} begins with {name!r}, which is no device type; known are {', '.join(DEVICE_TYPES)}")
+    if major is not None:
+        capability = f"{major}{minor}"
+    return device, int(capability) if capability is not None else None
+
+
+def _read_part(part: str, device: str, text: str) -> tuple[str, str]:
+    """Return which part of a target it is, and its value."""
+    if (version := _TORCH_PART.fullmatch(part)) is not None:
+        return "torch version", f"{version[1]}.{version[2]}"
+    if _ACCELERATOR_PART.fullmatch(part) is not None:
+        if not _belongs(part, device):
+            example = {"cuda": "cu130", "rocm": "rocm71", "xpu": "xpu20252", "npu": "cann81"}.get(device)
+            expected = f"one such as {example}" if example is not None else "none"
+            raise ValueError(f"target {text!r} has the accelerator {part!r}; {device} takes {expected}")
+        return "accelerator", part
+    system, dash, cpu = part.rpartition("-")
+    if dash and system and cpu:
+        return "system", f"{system}-{_cpu(cpu)}"
+    raise ValueError(f"target {text!r} has a part that cannot be read: {part!r}; {_FORM}")
+
+
+def _belongs(accelerator: str, device: str) -> bool:
+    framework = ACCELERATORS.get(device)
+    return framework is not None and re.fullmatch(rf"{framework}[0-9]+", accelerator) is not None
+
+
+def _torch_knows(device: str) -> bool:
+    try:
+        torch.device(device)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _this_torch() -> str:
+    release = Version(torch.__version__)
+    return f"{release.major}.{release.minor}"
+
+
+def _cpu(machine: str) -> str:
+    name = machine.lower()
+    return _CPU_NAMES.get(name, name)
 
 
 def _capability(device: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Targets: what is read from the machine, and how they read."""
+"""Targets: what is read from the machine or from text, and how they read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from fxkernels.target import Target
+from fxkernels.device import DEVICE_TYPES
+from fxkernels.target import ACCELERATORS, Target
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
 H100 = Target(device="cuda", capability=90, torch="2.11", accelerator="cu130", os="linux", cpu="x86_64")
+THIS_TORCH = ".".join(torch.__version__.split(".")[:2])
+
+digits = st.from_regex("[0-9]{1,6}", fullmatch=True)
+targets = st.builds(
+    lambda device, version, **rest: Target(device, accelerator=ACCELERATORS.get(device, "no") + version if version else None, **rest),
+    device=st.sampled_from([*DEVICE_TYPES, "metal", "meta"]),
+    version=st.none() | digits,
+    capability=st.none() | st.integers(0, 9999),
+    torch=st.builds("{}.{}".format, st.integers(0, 999), st.integers(0, 999)),
+    os=st.from_regex("[a-z][a-z0-9_.-]*", fullmatch=True),
+    cpu=st.from_regex("[a-z0-9_]+", fullmatch=True).filter(lambda name: name not in ("arm64", "amd64")),
+)
 
 
 def test_target_reads_as_one_short_line() -> None:
-    assert str(H100) == "cuda:sm90 torch2.11 linux-x86_64"
+    assert str(H100) == "cuda:sm90 torch2.11 cu130 linux-x86_64"
     assert str(dataclasses.replace(H100, device="rocm", capability=94)) == "rocm:94 torch2.11 linux-x86_64"
     assert str(dataclasses.replace(H100, device="cpu", capability=None)) == "cpu torch2.11 linux-x86_64"
 
@@ -25,6 +42,17 @@ def test_target_cannot_be_changed() -> None:
 
 def test_metal_target_is_an_mps_target() -> None:
     assert dataclasses.replace(H100, device="metal").device == "mps"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "rocm", "xpu"])
+def test_target_moved_to_another_device_leaves_the_accelerator_behind(device: str) -> None:
+    assert dataclasses.replace(H100, device=device).accelerator is None
+
+
+@pytest.mark.parametrize("version", ["", "2", "2.11.0", "2.x", "torch2.11"])
+def test_torch_version_of_a_target_is_major_and_minor(version: str) -> None:
+    with pytest.raises(ValueError, match="write major and minor"):
+        dataclasses.replace(H100, torch=version)
 
 
 def test_cpu_target_of_this_machine_has_neither_capability_nor_accelerator() -> None:
@@ -53,6 +81,68 @@ def test_cuda_accelerator_is_spelled_as_in_build_variants(monkeypatch: pytest.Mo
 def test_xpu_accelerator_is_spelled_as_in_build_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "xpu", "20250201", raising=False)
     assert Target.of_machine("xpu").accelerator == "xpu20252"
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("cuda:sm90 torch2.11 cu130", H100),
+        ("cuda:90 cu130 torch2.11.1", H100),
+        ("  cuda:9.0\tlinux-amd64 cu130  torch2.11\n", H100),
+        ("cuda:10.3 torch2.11", Target("cuda", 103, "2.11", None, "linux", "x86_64")),
+        ("rocm:94 torch2.13 rocm71", Target("rocm", 94, "2.13", "rocm71", "linux", "x86_64")),
+        ("xpu torch2.13 xpu20252 windows-x86_64", Target("xpu", None, "2.13", "xpu20252", "windows", "x86_64")),
+        ("npu torch2.9 cann81 linux-aarch64", Target("npu", None, "2.9", "cann81", "linux", "aarch64")),
+        ("metal torch2.13", Target("mps", None, "2.13", None, "darwin", "aarch64")),
+        ("mps torch2.13 darwin-arm64", Target("mps", None, "2.13", None, "darwin", "aarch64")),
+        ("cpu", Target("cpu", None, THIS_TORCH, None, "linux", "x86_64")),
+    ],
+)
+def test_target_of_another_machine_is_read_from_text(text: str, target: Target) -> None:
+    assert Target.parse(text) == target
+
+
+@unhurried
+@given(targets)
+@example(Target.of_machine("cpu"))
+@example(Target.of_machine("cuda"))
+@example(Target("cpu", None, "2.11", None, "cygwin_nt-10.0", "x86_64"))
+def test_target_is_read_back_from_what_it_reads_as(target: Target) -> None:
+    assert Target.parse(str(target)) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "does not begin with a device"),
+        ("torch2.11 cuda", "does not begin with a device: 'torch2.11'"),
+        ("cuda:sm90a torch2.11", "A suffix such as the a of sm90a belongs to a build"),
+        ("cuda:hopper", "does not begin with a device: 'cuda:hopper'"),
+        ("cdua:sm90", "'cdua', which is no device type; known are cpu, cuda"),
+        ("cuda torch2", "a part that cannot be read: 'torch2'"),
+        ("cuda torch2.11 torch2.13", "names the torch version twice: 2.11 and 2.13"),
+        ("cuda cu126 cu130", "names the accelerator twice: cu126 and cu130"),
+        ("cuda rocm71", "accelerator 'rocm71'; cuda takes one such as cu130"),
+        ("cpu cu130", "accelerator 'cu130'; cpu takes none"),
+        ("cuda CUDA13.0", "a part that cannot be read: 'CUDA13.0'"),
+        ("cpu linux", "a part that cannot be read: 'linux'"),
+        ("cpu linux-", "a part that cannot be read: 'linux-'"),
+    ],
+)
+def test_text_that_is_no_target_is_refused_with_the_part_and_what_is_expected(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="target") as caught:
+        Target.parse(text)
+    assert message in str(caught.value)
+
+
+@unhurried
+@given(st.text())
+def test_arbitrary_text_is_a_target_or_a_value_error(text: str) -> None:
+    try:
+        target = Target.parse(text)
+    except ValueError:
+        return
+    assert Target.parse(str(target)) == target
 
 
 @pytest.mark.gpu

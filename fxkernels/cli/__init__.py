@@ -1,4 +1,4 @@
-"""The command line: `fxkernels demo` and `fxkernels explain`.
+"""The command line: `fxkernels demo` and `explain` for models, `download`, `lock`, `verify`, `versions` and `info` for kernel repositories.
 
 Each command is a file. What it shows comes from the library; it decides nothing about kernels.
 """
@@ -12,12 +12,17 @@ import torch
 
 from .. import __version__
 from .demo import demo
+from .download import download
 from .explain import explain
+from .info import info
+from .lock import lock
+from .verify import verify
+from .versions import versions
 
 __all__ = ["main"]
 
 
-# Both commands show the report itself; without a handler Python would print its summary, which is logged as a warning, a second time.
+# The commands show reports and warnings themselves; without a handler Python would print what is logged as a warning a second time.
 _SILENT = logging.NullHandler()
 
 
@@ -30,9 +35,11 @@ def main() -> None:
     Examples:
       fxkernels demo                     rewrites, checks and times a small model
       fxkernels explain mymodel:build    shows what kernels would do in your model
+      fxkernels info acme/norms          shows what a kernel repository has
+      fxkernels lock                     pins the kernels of a project
     """
     logging.getLogger("fxkernels").addHandler(_SILENT)
 
 
-main.add_command(demo)
-main.add_command(explain)
+for command in (demo, explain, download, lock, verify, versions, info):
+    main.add_command(command)

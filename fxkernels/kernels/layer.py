@@ -25,6 +25,7 @@ class KernelIdentity:
         revision: The commit, where there is one.
         layer: Name of the layer in it.
         variant: Name of the build that was chosen, if the repository has builds.
+        override: The directory that stood in for the repository (``FXKERNELS_LOCAL``), if one did.
 
     Example:
         >>> str(KernelIdentity("acme/norms", "9a31f0c5" * 5, "RMSNorm", "torch-cpu"))
@@ -35,8 +36,11 @@ class KernelIdentity:
     revision: str | None
     layer: str
     variant: str | None
+    override: str | None = None
 
     def __str__(self) -> str:
+        if self.override is not None:
+            return f"{self.repository} (local override {self.override}):{self.layer}"
         if self.revision is None:
             return f"{self.repository}:{self.layer}"
         revision = self.revision[:7] if _COMMIT.fullmatch(self.revision) else self.revision

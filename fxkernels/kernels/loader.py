@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,13 @@ class CallForm:
 
 @dataclass
 class KernelLoader:
-    """Remembers what it loaded and checked: a model has one repository for hundreds of calls, and few forms of calls."""
+    """Remembers what it loaded and checked: a model has one repository for hundreds of calls, and few forms of calls.
 
+    Args:
+        loaded_for: From a repository of the mapping to the one that is loaded in its place, e.g. the same under a lock.
+    """
+
+    loaded_for: Callable[[Any], Any] | None = None
     _loaded: dict[Hashable, tuple[Any, KernelLayer | Miss]] = field(default_factory=dict)
     _contracts: dict[Hashable, Miss | None] = field(default_factory=dict)
 
@@ -45,7 +50,7 @@ class KernelLoader:
         key = (id(repository), target)
         if key not in self._loaded:
             try:
-                found: KernelLayer | Miss = load_kernel_layer(repository, target)
+                found: KernelLayer | Miss = load_kernel_layer(self.loaded_for(repository) if self.loaded_for else repository, target)
             except RepositoryError as error:
                 found = Miss(error.code, "{error}", {"error": str(error)})
             self._loaded[key] = (repository, found)  # the repository stays alive, so that its id stays its own

@@ -1,10 +1,7 @@
-"""Importing a build under its unique id."""
+"""Importing a build under its unique id, completely or not at all."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -12,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from kernel_builds import left_in_process, published, written
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.importer import import_variant
+from fxkernels.hub.importing.importer import import_variant, imported
 
 Build = Callable[..., Path]
 
@@ -24,17 +23,9 @@ def build(tmp_path) -> Build:
     """Write the files of a build and return its directory."""
 
     def write(files: dict[str, str], name: str = "torch-universal") -> Path:
-        directory = tmp_path / name
-        for file, text in files.items():
-            (directory / file).parent.mkdir(parents=True, exist_ok=True)
-            (directory / file).write_text(text)
-        return directory
+        return written(tmp_path / name, files)
 
     return write
-
-
-def left_in_process(module_name: str) -> list[str]:
-    return [name for name in sys.modules if name == module_name or name.startswith(module_name + ".")]
 
 
 def refusal(directory: Path, module_name: str) -> RepositoryError:
@@ -44,8 +35,10 @@ def refusal(directory: Path, module_name: str) -> RepositoryError:
     return caught.value
 
 
-def byte_code(directory: Path) -> list[Path]:
-    return [*directory.rglob("*.pyc")]
+def importing(directory: Path, module_name: str) -> str:
+    """Source that imports another build."""
+    imports = "from pathlib import Path\nfrom fxkernels.hub import import_variant\n"
+    return f"{imports}inner = import_variant(Path({str(directory)!r}), {module_name!r}, 'acme/inner')\n"
 
 
 def test_relative_imports_between_the_modules_of_a_build_work(build):
@@ -82,11 +75,6 @@ def test_two_ids_live_side_by_side(build):
 def test_submodule_can_be_imported_as_late_as_in_a_function(build):
     directory = build({"__init__.py": "def late():\n    from . import more\n    return more.V", "more.py": "V = 3"})
     assert import_variant(directory, "importer_late", "acme/norms").late() == 3
-
-
-def test_source_of_a_build_can_be_inspected(build):
-    directory = build({"__init__.py": "def forward(self):\n    return self.weight\n"})
-    assert "self.weight" in inspect.getsource(import_variant(directory, "importer_source", "acme/norms").forward)
 
 
 def test_failed_import_leaves_nothing_behind(build):
@@ -216,46 +204,99 @@ def test_threads_that_fail_at_once_all_hear_of_it_and_leave_nothing(build):
 
 def test_build_may_import_another_build_during_its_own_import(build):
     inner = build({"__init__.py": "V = 5"}, "inner")
-    imports = "from pathlib import Path\nfrom fxkernels.hub import import_variant\n"
-    text = f"{imports}V = import_variant(Path({str(inner)!r}), 'importer_inner', 'b').V"
-    assert import_variant(build({"__init__.py": text}, "outer"), "importer_outer", "acme/norms").V == 5
+    module = import_variant(build({"__init__.py": importing(inner, "importer_inner")}, "outer"), "importer_outer", "acme/norms")
+    assert module.inner.V == 5
 
 
-def test_no_byte_code_is_written(build, monkeypatch):
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    monkeypatch.setattr(sys, "pycache_prefix", None)
-    directory = build({"__init__.py": "from . import layers", "layers.py": "from .inner import more", "inner/more.py": ""})
-    import_variant(directory, "importer_unwritten", "acme/norms")
-    assert byte_code(directory) == []
-    assert sys.dont_write_bytecode is False
+def test_older_layout_is_imported_from_the_directory_with_the_kernels_name(build):
+    directory = build({"norms/__init__.py": "from . import layers", "norms/layers.py": "V = 1"})
+    module = import_variant(directory, "importer_older", "acme/norms", package=directory / "norms", expected=published(directory))
+    assert (module.__name__, module.layers.V) == ("importer_older", 1)
 
 
-def test_byte_code_that_lies_beside_the_source_is_not_read(build, monkeypatch):
-    monkeypatch.setattr(sys, "pycache_prefix", None)
-    directory = build({"__init__.py": "from . import layers", "layers.py": "V = 'from the source'"})
-    for name in ("__init__", "layers"):
-        _plant_byte_code(directory / f"{name}.py", "raise AssertionError('byte code was run')")
-    assert import_variant(directory, "importer_unread", "acme/norms").layers.V == "from the source"
+def test_build_that_was_not_imported_is_no_module_yet(build):
+    directory = build({"__init__.py": ""})
+    assert imported(directory, "importer_asked") is None
+    module = import_variant(directory, "importer_asked", "acme/norms")
+    assert imported(directory, "importer_asked") is module
+    assert imported(build({"__init__.py": ""}, "other"), "importer_asked") is None
 
 
-def test_byte_code_without_source_is_no_module(build, tmp_path):
-    directory = build({"__init__.py": "from . import layers"})
-    source = tmp_path / "layers.py"
-    source.write_text("V = 'from byte code'")
-    _plant_byte_code(source, source.read_text(), target=directory / "layers.pyc")
-    assert "layers" in str(refusal(directory, "importer_sourceless"))
+def test_build_that_was_taken_out_of_the_process_is_imported_anew(build):
+    directory = build({"__init__.py": "V = object()"})
+    first = import_variant(directory, "importer_anew", "acme/norms")
+    del sys.modules["importer_anew"]
+    assert imported(directory, "importer_anew") is None
+    assert import_variant(directory, "importer_anew", "acme/norms").V is not first.V
 
 
-def _plant_byte_code(source: Path, text: str, target: Path | None = None) -> None:
-    """Write byte code that Python itself would take for that of `source`."""
-    target = target or Path(importlib.util.cache_from_source(str(source)))
-    target.parent.mkdir(exist_ok=True)
-    stat = source.stat()
-    code = compile(text, str(source), "exec")
-    target.write_bytes(importlib._bootstrap_external._code_to_timestamp_pyc(code, int(stat.st_mtime), stat.st_size))
+def test_failed_import_takes_a_build_that_it_had_imported_out_again(build):
+    inner = build({"__init__.py": "from . import layers", "layers.py": ""}, "inner")
+    refusal(build({"__init__.py": importing(inner, "importer_only_for") + "1/0"}, "outer"), "importer_outer_failing")
+    assert left_in_process("importer_only_for") == []
+    assert import_variant(inner, "importer_only_for", "b").layers is not None
 
 
-def test_modules_that_are_no_kernels_are_still_found_by_python_itself(build):
-    import_variant(build({"__init__.py": ""}), "importer_bystander", "acme/norms")
-    assert importlib.util.find_spec("colorsys").origin.endswith("colorsys.py")
-    assert importlib.util.find_spec("a_package_that_does_not_exist") is None
+def test_failed_import_leaves_a_build_alone_that_was_imported_before(build):
+    inner = build({"__init__.py": "from . import layers", "layers.py": ""}, "inner")
+    module = import_variant(inner, "importer_before", "b")
+    imports = (
+        f"from pathlib import Path\nfrom fxkernels.hub import import_variant\nimport_variant(Path({str(inner)!r}), 'importer_before', 'b')"
+    )
+    refusal(build({"__init__.py": f"{imports}\n1/0"}, "outer"), "importer_outer_failing_too")
+    assert import_variant(inner, "importer_before", "b") is module
+
+
+def test_failed_import_takes_modules_out_that_the_build_imported_under_other_names(build):
+    text = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("importer_alias", Path(__file__).parent / "more.py")
+sys.modules["importer_alias"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["importer_alias"])
+import colorsys
+1/0
+"""
+    refusal(build({"__init__.py": text, "more.py": ""}), "importer_alias_failing")
+    assert "importer_alias" not in sys.modules
+    assert "colorsys" in sys.modules
+
+
+CUSTOM_OP = """
+import torch
+@torch.library.custom_op("{namespace}::double", mutates_args=())
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+"""
+LIBRARY = """
+import torch
+library = torch.library.Library("{namespace}", "DEF")
+library.define("double(Tensor x) -> Tensor")
+library.impl("double", lambda x: x * 2, "CPU")
+"""
+NO_LIBRARY = """
+import torch
+torch.library.define("{namespace}::double", "(Tensor x) -> Tensor")
+"""
+
+
+@pytest.mark.parametrize("text", [CUSTOM_OP, LIBRARY], ids=["custom_op", "Library"])
+def test_retry_works_after_an_import_that_had_registered_ops_failed(build, text):
+    namespace = f"importer_ops_{'custom' if text is CUSTOM_OP else 'library'}"
+    files = {"__init__.py": "from . import ops, layers", "ops.py": text.format(namespace=namespace), "layers.py": "1/0"}
+    error = refusal(build(files), namespace)
+    again = refusal(build(files), namespace)  # with the first error, and through it the first modules' globals, still alive
+    assert "ZeroDivisionError" in str(error)
+    assert "ZeroDivisionError" in str(again)
+    import_variant(build(files | {"layers.py": ""}), namespace, "acme/norms")
+    assert torch.equal(getattr(torch.ops, namespace).double(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_retry_that_an_op_of_the_failed_import_makes_impossible_says_so(build):
+    files = {"__init__.py": NO_LIBRARY.format(namespace="importer_ops_kept") + "from . import layers", "layers.py": "1/0"}
+    assert "start a new process" not in str(refusal(build(files), "importer_ops_kept"))
+    message = str(refusal(build(files | {"layers.py": ""}), "importer_ops_kept"))
+    assert "double" in message
+    assert "It has failed in this process before" in message
+    assert "start a new process" in message
+    assert left_in_process("importer_ops_kept") == []

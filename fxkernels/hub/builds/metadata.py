@@ -1,0 +1,214 @@
+"""What a build says about itself: ``metadata.json``, read and validated."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import keyword
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ...errors import RepositoryError
+from ..integrity.paths import check_relative_path
+from .json_fields import JsonObject
+from .kernel_dependency import KernelDependency
+from .strict_json import parse_object, read_limited
+
+FILE_NAME = "metadata.json"
+SIZE_LIMIT = 4 * 1024 * 1024
+"""In bytes. A digest takes about 120 per file, and a build has dozens of files, not thousands."""
+
+_REQUIRED = ("name", "id", "version", "license", "python-depends", "backend")
+_OPTIONAL = ("upstream", "source", "kernels-minver", "kernel-depends", "digest", "provenance")
+_ALGORITHMS = ("sha256", "sha512")
+_MINVER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What the files of a build must hash to.
+
+    Args:
+        algorithm: ``"sha256"`` or ``"sha512"``.
+        files: The digest of each file, by its path in the variant's directory. All files of the build but ``metadata.json`` are listed.
+    """
+
+    algorithm: str
+    files: Mapping[str, bytes] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The description of one build variant.
+
+    Args:
+        name: Name of the kernel, e.g. ``"norms"``.
+        id: Unique per build. The module name under which it is imported, and its `torch.ops` namespace.
+        version: The kernel's interface version.
+        license: Its license, e.g. ``"apache-2.0"``.
+        python_depends: Python packages that it imports.
+        backend: What it was built for, e.g. ``"cpu"`` or ``"cuda"``.
+        archs: The architectures it was compiled for, e.g. ``("9.0a", "10.0+PTX")``; None if it does not say.
+        kernel_depends: Kernel repositories that it asks for while it is imported.
+        minver: The oldest release of the `kernels` package that can load it, e.g. ``"0.17.0"``.
+        upstream: Where the kernel comes from, a URL.
+        source: Where the source of this build is, a URL.
+        digest: What its files must hash to.
+        provenance: What it was built with and from, as it stands in the file.
+        other: All other keys as they stand in the file. The format grows; a key we do not know is no error.
+    """
+
+    name: str
+    id: str
+    version: int
+    license: str
+    python_depends: tuple[str, ...]
+    backend: str
+    archs: tuple[str, ...] | None = None
+    kernel_depends: tuple[KernelDependency, ...] = ()
+    minver: str | None = None
+    upstream: str | None = None
+    source: str | None = None
+    digest: Digests | None = None
+    provenance: Mapping[str, Any] | None = field(default=None, hash=False)
+    other: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    @property
+    def python_name(self) -> str:
+        """The kernel's name as that of a Python package: ``"flash_norms"`` for ``"flash-norms"``."""
+        return self.name.replace("-", "_")
+
+
+def read_metadata(directory: Path) -> Metadata:
+    """Return the metadata of the build variant in `directory`.
+
+    Raises:
+        RepositoryError: With code ``load_error``, naming the file and the key that is missing or wrong.
+    """
+    path = directory / FILE_NAME
+    try:
+        content = read_limited(path, SIZE_LIMIT)
+    except FileNotFoundError:
+        raise RepositoryError(
+            "load_error", f"{path} does not exist; every build variant needs one with the keys: {', '.join(_REQUIRED)}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RepositoryError("load_error", f"{path} cannot be read: {error}") from error
+    return parse_metadata(content, str(path))
+
+
+def parse_metadata(content: bytes, where: str) -> Metadata:
+    """Return the metadata that the content of a ``metadata.json`` holds; `where` is its name in errors.
+
+    Raises:
+        RepositoryError: As `read_metadata`.
+    """
+    try:
+        values = parse_object(content)
+    except ValueError as error:
+        raise RepositoryError("load_error", f"{where} cannot be read as JSON: {error}") from error
+    for key in _REQUIRED:
+        if key not in values:
+            raise RepositoryError("load_error", f"{where} lacks the key {key!r}; required are: {', '.join(_REQUIRED)}")
+    fields = JsonObject(where, values)
+    backend = fields.object("backend", 'an object such as {"type": "cpu"}')
+    return Metadata(
+        name=fields.text("name"),
+        id=_module_name(fields),
+        version=fields.count("version"),
+        license=fields.text("license"),
+        python_depends=fields.texts("python-depends"),
+        backend=backend.text("type", 'a string such as "cpu"'),
+        archs=backend.texts("archs") if backend.has("archs") else None,
+        kernel_depends=_kernel_depends(fields),
+        minver=_minver(fields),
+        upstream=fields.text("upstream") if fields.has("upstream") else None,
+        source=fields.text("source") if fields.has("source") else None,
+        digest=_digests(fields) if fields.has("digest") else None,
+        provenance=MappingProxyType(dict(fields.object("provenance").values)) if fields.has("provenance") else None,
+        other=MappingProxyType({key: value for key, value in values.items() if key not in _REQUIRED + _OPTIONAL}),
+    )
+
+
+def package_directory(directory: Path, metadata: Metadata) -> Path:
+    """Return the directory whose ``__init__.py`` is a build's module, in both layouts.
+
+    Builds have it in the variant's directory, older ones in a directory in it that bears the kernel's name.
+
+    Raises:
+        RepositoryError: With code ``load_error``, if there is neither.
+    """
+    if (directory / "__init__.py").is_file():
+        return directory
+    # Only a name that can be a package's may become part of a path.
+    older = directory / metadata.python_name if metadata.python_name.isidentifier() else None
+    if older is not None and (older / "__init__.py").is_file():
+        return older
+    alternative = f" nor, as in older builds, {older.name}/__init__.py" if older is not None else ""
+    raise RepositoryError("load_error", f"{directory} has nothing to import: neither __init__.py{alternative}")
+
+
+def _module_name(fields: JsonObject) -> str:
+    """Check that the id can be a module name; a kernel with the id ``colorsys`` has replaced the standard library's module before."""
+    name = fields.text("id")
+    # ASCII: Python folds other spellings of a letter into one in an import statement, but not in sys.modules.
+    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
+        raise fields.refusal("id", "a Python identifier in ASCII: it becomes a module's name")
+    if name in sys.stdlib_module_names or name in sys.builtin_module_names:
+        raise fields.refusal("id", "another name than that of a module of the standard library, which it would replace")
+    return name
+
+
+def _minver(fields: JsonObject) -> str | None:
+    if not fields.has("kernels-minver"):
+        return None
+    version = fields.text("kernels-minver")
+    if not _MINVER.fullmatch(version):
+        raise fields.refusal("kernels-minver", 'a release such as "0.17.0"')
+    return version
+
+
+def _kernel_depends(fields: JsonObject) -> tuple[KernelDependency, ...]:
+    if not fields.has("kernel-depends"):
+        return ()
+    dependencies: dict[str, KernelDependency] = {}
+    for entry in fields.objects("kernel-depends", 'a list of objects such as {"repo-id": "acme/norms", "version": 1}'):
+        repo_id = entry.text("repo-id", 'a repository such as "acme/norms"')
+        if repo_id in dependencies:
+            raise RepositoryError("load_error", f"{fields.where}: key 'kernel-depends' has {repo_id} twice; a kernel gets one build of it")
+        version = entry.count("version") if entry.has("version") else None
+        revision = entry.text("revision") if entry.has("revision") else None
+        try:
+            dependencies[repo_id] = KernelDependency(repo_id, version=version, revision=revision)
+        except ValueError as error:
+            raise RepositoryError("load_error", f"{fields.where}: key 'kernel-depends' cannot be used: {error}") from error
+    return tuple(dependencies.values())
+
+
+def _digests(fields: JsonObject) -> Digests:
+    digest = fields.object("digest", 'an object such as {"algorithm": "sha256", "files": {}}')
+    algorithm = digest.text("algorithm")
+    if algorithm not in _ALGORITHMS:
+        raise digest.refusal("algorithm", f"one of {', '.join(_ALGORITHMS)}")
+    size = hashlib.new(algorithm).digest_size
+    files = digest.object("files", "an object that has a path and a digest for each file")
+    where = f"{fields.where}: key 'digest.files'"
+    return Digests(
+        algorithm, MappingProxyType({check_relative_path(path, where): _digest(files, path, algorithm, size) for path in files.values})
+    )
+
+
+def _digest(files: JsonObject, path: str, algorithm: str, size: int) -> bytes:
+    try:
+        digest = base64.b64decode(files.text(path), validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != size:
+        raise files.refusal(path, f"the {algorithm} digest of the file, {size} bytes in base64")
+    return digest

@@ -1,0 +1,179 @@
+"""A build as a Python module: imported under its unique id, from verified source only, completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+import torch
+
+from ...errors import RepositoryError
+from ..builds.metadata import FILE_NAME, Digests
+from .dependencies import visible
+from .finder import ImportedBuild, KernelFinder, builds
+
+_NO_DEPENDENCIES: Mapping[str, ModuleType] = MappingProxyType({})
+
+_FINDER = KernelFinder()
+# One import at a time, and reentrant: a kernel may ask for another kernel during its own import.
+_LOCK = threading.RLock()
+# The ids of builds whose import failed, for the error of a retry.
+_failed: set[str] = set()
+
+
+def import_variant(
+    directory: Path,
+    module_name: str,
+    repository: str,
+    dependencies: Mapping[str, ModuleType] = _NO_DEPENDENCIES,
+    *,
+    package: Path | None = None,
+    expected: Digests | None = None,
+) -> ModuleType:
+    """Return the build in `directory` as a module; asked again, the same one.
+
+    Args:
+        directory: The variant's directory.
+        module_name: The build's id. Builds with different ids live side by side in one process.
+        repository: How to name the repository in errors.
+        dependencies: The kernels, by repository, that it gets from `fxkernels.get_kernel_dep` while it is imported.
+        package: The directory whose ``__init__.py`` is the module, if it is another than the variant's.
+        expected: The digests of the build's files. What is run is held to them once more, in the moment in which it is loaded.
+
+    Raises:
+        RepositoryError: With code ``load_error``, if the id belongs to another module or the import fails. It then names file and line of
+            the failing statement, has what was raised as its cause, and nothing of the build, nor of another kernel that was imported only
+            for it, is left in `sys.modules`. With code ``digest``, if a file is not the one that `expected` lists.
+    """
+    directory = directory.resolve()
+    package = directory if package is None else package.resolve()
+    if not (package / "__init__.py").is_file():
+        raise RepositoryError("load_error", f"{repository} cannot be imported: {package / '__init__.py'} does not exist")
+    with _LOCK:
+        if module_name in builds and module_name in sys.modules:
+            _require_same_directory(directory, module_name, repository)
+            return sys.modules[module_name]
+        builds.pop(module_name, None)  # somebody has taken the module out of sys.modules, and gets a new one
+        with all_or_nothing(), visible(repository, dependencies):
+            _require_free_name(directory, module_name, repository)
+            return _import(module_name, ImportedBuild(directory, package, repository, expected))
+
+
+def imported(directory: Path, module_name: str) -> ModuleType | None:
+    """Return the module that `import_variant` has made of this build; None if it has not."""
+    with _LOCK:
+        build = builds.get(module_name)
+        return sys.modules.get(module_name) if build is not None and build.directory == directory.resolve() else None
+
+
+@contextlib.contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Take every kernel that is imported in the block out of the process again, if the block raises.
+
+    One thread at a time, so that nobody else can have got hold of what is taken out.
+    """
+    with _LOCK:
+        if _FINDER not in sys.meta_path:
+            sys.meta_path.insert(0, _FINDER)
+        before, modules = set(builds), set(sys.modules)
+        try:
+            yield
+        except BaseException:
+            for module_name in builds.keys() - before:
+                _forget(module_name, modules)
+            raise
+
+
+def _require_same_directory(directory: Path, module_name: str, repository: str) -> None:
+    other = builds[module_name].directory
+    if other == directory:
+        return
+    raise RepositoryError(
+        "load_error",
+        f"{repository} cannot be imported from {directory}: its id {module_name!r} is already taken by the build in {other}\n"
+        f"  An id must be unique per build; change it in {FILE_NAME} of one of the two.",
+    )
+
+
+def _require_free_name(directory: Path, module_name: str, repository: str) -> None:
+    spec: ModuleSpec | None
+    if module_name in sys.modules:
+        spec = sys.modules[module_name].__spec__
+    else:
+        spec = importlib.util.find_spec(module_name)
+        # A directory without __init__.py that happens to lie on sys.path is found as a namespace package, and is nobody's module.
+        if spec is None or spec.origin is None:
+            return
+    origin = spec.origin if spec is not None else None
+    raise RepositoryError(
+        "load_error",
+        f"{repository} cannot be imported: {directory / FILE_NAME} gives it the id {module_name!r}, which is the name of another module"
+        f"{f' ({origin})' if origin else ''} and would replace it",
+    )
+
+
+def _import(module_name: str, build: ImportedBuild) -> ModuleType:
+    builds[module_name] = build
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if not build.refusals:
+            raise _failure(module_name, build, error) from error
+    if build.refusals:
+        raise build.refusals[0]
+    return module
+
+
+def _failure(module_name: str, build: ImportedBuild, error: BaseException) -> RepositoryError:
+    message = f"{build.repository} cannot be imported: {type(error).__name__}: {error}\n  at {_where(error, build.directory)}"
+    if module_name in _failed:
+        message += (
+            "\n  It has failed in this process before. Should what torch keeps of that be in the way (a name that was registered already), "
+            "start a new process."
+        )
+    _failed.add(module_name)
+    return RepositoryError("load_error", message)
+
+
+def _forget(module_name: str, modules_before: set[str]) -> None:
+    """Take a build and everything in its directory out of the process, so that a later try starts afresh."""
+    directory = builds.pop(module_name).directory
+    for name, module in list(sys.modules.items()):
+        ours = name == module_name or name.startswith(f"{module_name}.")
+        # Some kernels import a file of theirs under a name of its own.
+        if ours or (name not in modules_before and _lies_in(directory, module)):
+            del sys.modules[name]
+            if isinstance(module, ModuleType):
+                _take_back_ops(module)
+
+
+def _lies_in(directory: Path, module: ModuleType) -> bool:
+    # Not by getattr: what stands in sys.modules may be an object that imports half a library when it is asked for an attribute.
+    file = module.__dict__.get("__file__") if isinstance(module, ModuleType) else None
+    return isinstance(file, str) and Path(file).is_relative_to(directory)
+
+
+def _take_back_ops(module: ModuleType) -> None:
+    """Let go of the module's `torch.library.Library` objects: with the last reference to one, torch forgets the ops that it has defined.
+
+    The error of the failed import refers to the module's globals and would keep them alive for as long as anybody keeps the error.
+    """
+    for name, value in list(vars(module).items()):
+        if isinstance(value, torch.library.Library):
+            del vars(module)[name]
+
+
+def _where(error: BaseException, directory: Path) -> str:
+    """Return ``file:line`` of the statement of the build that failed: the innermost one in its own files."""
+    if isinstance(error, SyntaxError) and error.filename is not None and Path(error.filename).is_relative_to(directory):
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(directory)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(directory / "__init__.py")

@@ -1,0 +1,99 @@
+"""From a snapshot to the class of a layer: the build that fits, what it needs, that it is the published one, its import."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from types import ModuleType
+
+from torch import nn
+
+from ..errors import RepositoryError
+from ..kernels.layer import KernelIdentity, KernelLayer
+from ..target import Target
+from .builds.kernel_dependency import KernelDependency
+from .builds.metadata import Metadata
+from .builds.requirements import check_requirements
+from .builds.variant_choice import RejectedVariant, choose_variant, why_not_arch
+from .importing.dependency_tree import Build, import_build
+from .snapshot import LAYOUT, Snapshot
+
+Open = Callable[[KernelDependency], Snapshot]
+"""What finds the repository that a kernel depends on. It has decided already whether that one's code may run."""
+
+
+def load_layer(snapshot: Snapshot, layer_name: str, target: Target, *, dependencies: Open, override: str | None = None) -> KernelLayer:
+    """Return a layer of the build that fits `target`.
+
+    Args:
+        snapshot: The repository in one state. Whether its code may run was decided before.
+        layer_name: Name of the class in the repository's ``layers``.
+        target: What the kernel is for.
+        dependencies: Finds the repositories that the build, or one that it depends on, asks for during its import.
+        override: The directory that stands in for the repository, by the user's own declaration; for the report.
+
+    Raises:
+        RepositoryError: With code ``no_variant`` if no build fits, naming the reason for each; ``digest`` if a file is not the published
+            one; ``offline`` if something has to be fetched and cannot be; ``load_error`` if the repository is not in Hub layout, needs
+            something that is not installed, cannot be imported or does not have the layer.
+    """
+    variant, build = find_build(snapshot, target)
+    module = import_build(build, lambda dependency: find_build(dependencies(dependency), target)[1])
+    identity = KernelIdentity(snapshot.name, snapshot.revision, layer_name, variant, override)
+    return KernelLayer(_layer(module, layer_name, snapshot.where), identity)
+
+
+def find_build(snapshot: Snapshot, target: Target) -> tuple[str, Build]:
+    """Return the name of the best build for `target`, and the build: what it needs is there, and its files are the published ones.
+
+    Raises:
+        RepositoryError: As `load_layer`.
+    """
+    variant, metadata = choose_build(snapshot, target)
+    check_requirements(metadata, f"{snapshot.where} ({variant})", variant)
+    directory = snapshot.directory(variant)
+    expected = snapshot.verify(variant)
+    name = snapshot.name if snapshot.revision is not None else snapshot.where
+    return variant, Build(name, snapshot.revision, directory, metadata, expected)
+
+
+def choose_build(snapshot: Snapshot, target: Target) -> tuple[str, Metadata]:
+    """Return the name and the metadata of the best build for `target`.
+
+    Raises:
+        RepositoryError: With code ``no_variant`` if none fits, naming the reason for each.
+    """
+    choice = choose_variant(snapshot.variants(), target)
+    rejected = list(choice.rejected)
+    for name in choice.fitting:
+        metadata = snapshot.metadata(name)
+        reason = why_not_arch(metadata, target)
+        if reason is None:
+            return name, metadata
+        rejected.append(RejectedVariant(name, reason))
+    reasons = [f"\n  {build}" for build in sorted(rejected, key=lambda build: build.name)] or [f"\n  build/ is empty; expected {LAYOUT}"]
+    raise RepositoryError("no_variant", f"{snapshot.where} has no build for {target}:{''.join(reasons)}")
+
+
+def _layer(module: ModuleType, layer_name: str, where: str) -> type[nn.Module]:
+    layers = getattr(module, "layers", None)
+    if layers is None:
+        raise RepositoryError("load_error", f"{where} has no layers: {module.__file__} does not import a module named layers")
+    layer = getattr(layers, layer_name, None)
+    if isinstance(layer, type):
+        cls: type[nn.Module] = layer  # whether it is one is the contract's first gate
+        return cls
+    problem = "has no layer" if layer is None else f"has a {type(layer).__name__}, not a class, for the layer"
+    raise RepositoryError("load_error", f"{where} {problem} {layer_name}; {_suggestion(module, layers, layer_name)}")
+
+
+def _suggestion(module: ModuleType, layers: ModuleType, layer_name: str) -> str:
+    own = module.__name__
+    names = [
+        name
+        for name, value in vars(layers).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__.partition(".")[0] == own
+    ]
+    nearest = difflib.get_close_matches(layer_name, names, n=1)
+    hint = f". Did you mean {nearest[0]}?" if nearest else ""
+    return f"its layers are: {', '.join(sorted(names)) or '(none)'}{hint}"

@@ -1,0 +1,1 @@
+"""Lock files: what they hold, how they are made, read and obeyed."""

@@ -1,0 +1,160 @@
+"""The one door to huggingface_hub: its requests, its waiting and its tokens, and what went wrong in the words of this library.
+
+Nothing of the client is imported before it is needed: a kernel that is in the cache is loaded without it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ...errors import RepositoryError
+
+KIND = "kernel"
+# What the Hub says when it has too much to do or is down: another try later may be answered.
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids every request."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def get(path: str, *, patient: bool = True, query: Mapping[str, str] | None = None) -> list[Any]:
+    """Return the JSON pages that the Hub answers for ``/api/<path>``, with the client's token and retries.
+
+    Not `HfApi`: its requests for the state of a repository have no time limit (huggingface_hub 2.4) and would wait for a stalled server
+    for ever.
+
+    Args:
+        path: Below ``/api/``, quoted.
+        patient: Whether to wait and try again, as long as the client does, when the Hub cannot be reached or has too much to do.
+        query: The query's parameters.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    url: str | None = f"{constants.ENDPOINT}/api/{path}"
+    pages = []
+    options: dict[str, Any] = {"params": dict(query)} if query else {}
+    while url is not None:
+        response = http_backoff(
+            "GET",
+            url,
+            max_retries=5 if patient else 0,
+            headers=build_hf_headers(library_name="fxkernels"),
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            follow_redirects=True,
+            **options,
+        )
+        hf_raise_for_status(response)
+        pages.append(response.json())
+        url, options = response.links.get("next", {}).get("url"), {}
+    return pages
+
+
+def tree(repo_id: str, commit: str, folder: str) -> list[Any]:
+    """Return the entries of a folder of a repository and of all folders below it; none if there is no such folder."""
+    from huggingface_hub import errors
+
+    try:
+        pages = get(f"kernels/{repo_id}/tree/{commit}/{folder}", query={"recursive": "true"})
+    except errors.EntryNotFoundError:
+        return []
+    return [entry for page in pages for entry in page]
+
+
+def known_listing(repo_id: str, commit: str) -> dict[str, int] | None:
+    """Return path and size of the files of a commit, if the client itself has downloaded it; its releases before 2.0 do not know."""
+    try:
+        from huggingface_hub import get_cached_repo_tree
+    except ImportError:
+        return None
+    try:
+        return {file.path: file.size for file in get_cached_repo_tree(repo_id, repo_type=KIND, revision=commit)}
+    except Exception:  # CachedRepoTreeNotFoundError, which the same releases lack
+        return None
+
+
+@contextmanager
+def requests_of(repo_id: str, what: str) -> Iterator[None]:
+    """Turn whatever the client raises into a `RepositoryError` that says what was wanted of which repository, why it failed and what to do.
+
+    Its code is ``offline`` where another try at another time can succeed (no network, the Hub down or busy, a connection cut), and
+    ``load_error`` where it cannot (not there, not allowed, no space on the disk).
+    """
+    try:
+        yield
+    except RepositoryError:
+        raise
+    except Exception as error:  # the client raises its own errors, those of its HTTP library (which changed in 2.0), and OSErrors
+        raise refusal(error, f"{repo_id}: {what} failed") from error
+
+
+def refusal(error: BaseException, what: str) -> RepositoryError:
+    """Return the error of this library that stands for an error of the client."""
+    from huggingface_hub import constants, errors
+
+    cause = error.__cause__
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, Exception):
+        return refusal(cause, what)
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+        return RepositoryError("offline", f"{what}: HF_HUB_OFFLINE is set, and it is not in the cache ({constants.HF_HUB_CACHE})")
+    if isinstance(error, errors.HfHubHTTPError):
+        return _answer(error, what)
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):
+        reason = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {error})"
+        return RepositoryError("offline", f"{what}: {reason}\n  Check the network, or HF_ENDPOINT; what was downloaded before is kept.")
+    if isinstance(error, OSError) and error.errno is not None:
+        return _disk(error, what)
+    # No JSON, no ETag, another size than announced: something between here and the Hub answers in its place, or cuts its answers short.
+    first = (str(error).strip().splitlines() or [""])[0]
+    return RepositoryError("offline", f"{what}: {constants.ENDPOINT} did not answer as a Hub does ({type(error).__name__}: {first})")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the Hub could not be asked, or had too much to do, in contrast to having said no."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code in PASSING
+    return refusal(error, "").code == "offline"
+
+
+def _answer(error: Any, what: str) -> RepositoryError:
+    from huggingface_hub import constants, errors
+
+    status = error.response.status_code
+    said = f"the Hub answered {status}"
+    token = "Log in with `hf auth login`, or set HF_TOKEN to a token that may read it."
+    if isinstance(error, errors.GatedRepoError):
+        return RepositoryError("load_error", f"{what}: {said}, access to it is restricted\n  Ask for access on its page. {token}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return RepositoryError("load_error", f"{what}: {said}, there is no such kernel repository, or it is private\n  {token}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return RepositoryError("load_error", f"{what}: {said}, it has no such version or revision")
+    if isinstance(error, errors.EntryNotFoundError):
+        return RepositoryError("load_error", f"{what}: {said}, there is no such file at this commit")
+    if status in (401, 403):
+        return RepositoryError("load_error", f"{what}: {said}, the token is missing, wrong or may not read it\n  {token}")
+    if status in PASSING:
+        again = "Too many requests; wait, or log in for a higher limit." if status == 429 else "Try again later."
+        return RepositoryError("offline", f"{what}: {constants.ENDPOINT} answered {status}\n  {again} What was downloaded before is kept.")
+    return RepositoryError("load_error", f"{what}: {said} ({error.server_message or error})")
+
+
+def _disk(error: OSError, what: str) -> RepositoryError:
+    from huggingface_hub import constants
+
+    file = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        why = f"no space left on the disk{file}\n  Free some in"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        why = f"the cache cannot be written{file}\n  Fill it where it can be (`fxkernels download`), or set HF_HOME to another place than"
+    else:
+        why = f"{error.strerror or error}{file}\n  The cache is"
+    return RepositoryError("load_error", f"{what}: {why} {constants.HF_HUB_CACHE}.")

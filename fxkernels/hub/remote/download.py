@@ -1,0 +1,235 @@
+"""A repository on the Hub at one commit: which builds it has, and the files of the one that was chosen, in huggingface_hub's cache.
+
+Of a commit three things are fetched, each once and only when it is asked for: the list of its files, the ``metadata.json`` of the builds
+that come into question, and the chosen build. A build is used only if it is complete and each of its files is the one that the commit has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import RepositoryError
+from ..builds.metadata import FILE_NAME, Digests, Metadata, read_metadata
+from ..integrity.digests import git_blob_sha1, sha256_of, verify_files
+from ..integrity.paths import BLOBS, check_relative_path, variant_files
+from . import client
+from .cache import CachedRepository, ListedFile
+
+_log = logging.getLogger("fxkernels")
+
+_BUILD = "build"
+_THREADS = 8  # as many as huggingface_hub uses for a snapshot
+
+
+@dataclass(frozen=True)
+class HubSnapshot:
+    """A repository on the Hub at one commit. Making one asks for nothing.
+
+    Args:
+        repo_id: Organization and name.
+        commit: The full commit.
+    """
+
+    repo_id: str
+    commit: str
+
+    @property
+    def name(self) -> str:
+        return self.repo_id
+
+    @property
+    def revision(self) -> str:
+        return self.commit
+
+    @property
+    def where(self) -> str:
+        return f"{self.repo_id}@{self.commit[:7]}"
+
+    def variants(self) -> tuple[str, ...]:
+        names = {parts[1] for path in self.listing if len(parts := path.split("/")) > 2}
+        if not names:
+            raise RepositoryError(
+                "load_error", f"{self.where} has nothing under {_BUILD}/: it is no kernel repository, or nothing was built yet"
+            )
+        return tuple(sorted(names))
+
+    def metadata(self, variant: str) -> Metadata:
+        path = f"{_BUILD}/{variant}/{FILE_NAME}"
+        listed = self.listing.get(path)
+        if listed is None:
+            raise RepositoryError("load_error", f"{self.where} has no {path}; every build variant needs one")
+        self.fetch({path: listed})
+        return read_metadata(self._snapshot / _BUILD / variant)
+
+    def directory(self, variant: str) -> Path:
+        self._fetch(self.files(variant))
+        return self._snapshot / _BUILD / variant
+
+    def verify(self, variant: str) -> Digests | None:
+        directory = self._snapshot / _BUILD / variant
+        prefix = f"{_BUILD}/{variant}/"
+        files = variant_files(directory, self._cached.folder)
+        self._check(self.files(variant), {prefix + path: file for path, file in files.items()})
+        digest = read_metadata(directory).digest
+        verify_files(files, digest, f"{self.where} ({variant})")
+        return digest
+
+    def files(self, variant: str) -> dict[str, ListedFile]:
+        """Return the files that a build consists of, by path in the repository. Byte code is no part of it: it is never fetched or read."""
+        prefix = f"{_BUILD}/{variant}/"
+        return {path: file for path, file in self.listing.items() if path.startswith(prefix) and not _is_byte_code(path)}
+
+    def fetch(self, files: Mapping[str, ListedFile]) -> dict[str, Path]:
+        """Return where these files of the commit are, downloaded if need be; each was compared with what the commit has."""
+        self._fetch(files)
+        wrong = [path for path, listed in files.items() if not _is(self._snapshot / path, listed)]
+        if wrong:
+            raise self._changed([f"{path} is not the file that the commit has" for path in wrong])
+        return {path: self._snapshot / path for path in files}
+
+    @functools.cached_property
+    def listing(self) -> Mapping[str, ListedFile]:
+        """The files under ``build/`` at this commit, from the cache or else from the Hub."""
+        known = self._cached.listing(self.commit)
+        return known if known is not None else self._fetch_listing()
+
+    @functools.cached_property
+    def _cached(self) -> CachedRepository:
+        return CachedRepository.of(self.repo_id)
+
+    @functools.cached_property
+    def _snapshot(self) -> Path:
+        return self._cached.snapshot(self.commit)
+
+    # --- from the Hub ---
+
+    def _fetch_listing(self) -> dict[str, ListedFile]:
+        if client.offline():
+            sizes = client.known_listing(self.repo_id, self.commit)
+            if sizes is None:
+                raise self._not_cached("nothing says which files it has")
+            return {path: ListedFile(size) for path, size in sizes.items() if path.startswith(f"{_BUILD}/")}
+        with client.requests_of(self.repo_id, f"to list the files of {self.commit[:7]}"):
+            entries = client.tree(self.repo_id, self.commit, _BUILD)
+            listing = {check_relative_path(entry["path"], self.where): _listed(entry) for entry in entries if entry["type"] == "file"}
+        if not listing:
+            return listing  # an error follows; kept, a list that is empty by mistake would repeat it for ever
+        try:
+            self._cached.write_listing(self.commit, listing)
+        except OSError as error:
+            _log.warning("the list of the files of %s cannot be written into the cache (%s); it will be asked for again", self.where, error)
+        return listing
+
+    def _fetch(self, files: Mapping[str, ListedFile]) -> None:
+        """Download those files that are not in the cache. A file that arrives as another one than the commit has does not stay there."""
+        missing = [path for path in files if not os.path.isfile(f"{self._snapshot}/{path}")]
+        if not missing:
+            return
+        if client.offline():
+            raise self._not_cached(f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        with client.requests_of(self.repo_id, f"to download {_some(missing)} of {self.commit[:7]}"):
+            _download(self.repo_id, self.commit, missing)
+        wrong = [path for path in missing if not _is(self._snapshot / path, files[path])]
+        for path in wrong:
+            _discard(self._snapshot / path)
+        if wrong:
+            # Which of the two is wrong, the file or the list, nobody can tell: both are asked for again.
+            self._cached.forget_listing(self.commit)
+            raise RepositoryError(
+                "digest",
+                f"{self.where}: other content than the commit has was downloaded for {_some(wrong)}, and was removed again\n"
+                "  Load it again. If that does not help, something between here and the Hub changes what it sends.",
+            )
+
+    def _not_cached(self, why: str) -> RepositoryError:
+        return RepositoryError(
+            "offline",
+            f"{self.where} is not, or only partly, in the cache ({self._cached.folder}): {why}, and HF_HUB_OFFLINE is set\n"
+            "  Load it once with the network; `fxkernels download` does that too.",
+        )
+
+    # --- what is there ---
+
+    def _check(self, listed: Mapping[str, ListedFile], files: Mapping[str, Path]) -> None:
+        """Check that these are the files that the commit has. What `verify_files` reads anyway is not read here."""
+        problems = [f"{path} is missing" for path in listed if path not in files]
+        problems += [f"{path} is not part of it" for path in files if path not in listed]
+        problems += [
+            f"{path} is not the file that the commit has"
+            for path in listed
+            if path in files and not self._belongs(files[path], listed[path])
+        ]
+        if problems:
+            raise self._changed(problems)
+
+    def _changed(self, problems: list[str]) -> RepositoryError:
+        return RepositoryError(
+            "digest",
+            f"{self.where} in the cache is not what the Hub has at this commit: {'; '.join(sorted(problems))}\n"
+            f"  Delete {self._cached.folder}, and load the kernel again: it is then downloaded anew.",
+        )
+
+    def _belongs(self, file: Path, listed: ListedFile) -> bool:
+        if os.stat(file).st_size != listed.size:
+            return False
+        if file.parent.name == BLOBS:
+            # The file's name says what its content hashes to, and verify_files checks that it does.
+            return listed.is_known_as(file.name)
+        return _is(file, listed)
+
+
+def _download(repo_id: str, commit: str, paths: list[str]) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    def one(path: str) -> None:
+        hf_hub_download(repo_id, path, repo_type=client.KIND, revision=commit, library_name="fxkernels")
+
+    with ThreadPoolExecutor(min(_THREADS, len(paths)), thread_name_prefix="fxkernels-download") as pool:
+        futures = [pool.submit(one, path) for path in paths]
+        try:
+            bar: Iterable[Future[None]] = tqdm(futures, desc=f"Fetching {repo_id}@{commit[:7]}", unit="file", leave=False)  # type: ignore[no-untyped-call]
+            for future in bar:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _listed(entry: Mapping[str, Any]) -> ListedFile:
+    lfs = entry.get("lfs")
+    if lfs is not None:
+        return ListedFile(int(lfs["size"]), sha256=str(lfs["oid"]))
+    return ListedFile(int(entry["size"]), sha1=str(entry["oid"]))
+
+
+def _is(path: Path, listed: ListedFile) -> bool:
+    """Whether a file has the content that the commit has, as far as the list tells."""
+    file = path.resolve()
+    if listed.sha256 is not None:
+        return sha256_of(file) == listed.sha256
+    return listed.sha1 is None or git_blob_sha1(file) == listed.sha1
+
+
+def _discard(path: Path) -> None:
+    blob = path.resolve()
+    for file in (path, blob):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _is_byte_code(path: str) -> bool:
+    return path.endswith((".pyc", ".pyo")) or "/__pycache__/" in path
+
+
+def _some(paths: Iterable[str]) -> str:
+    names = sorted(paths)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
