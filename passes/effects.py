@@ -43,9 +43,9 @@ def written_by(node: fx.Node) -> tuple[fx.Node, ...]:
     out = node.kwargs.get("out")
     if out is not None:
         return _nodes(out)
-    if isinstance(node.target, (_Overload, _Packet)):  # a union of types would cost more
+    if is_operator(node.target):
         return _written_by_schema(node)
-    name = _name(node)
+    name = name_of(node)
     if name.endswith("_") and not name.endswith("__"):
         return _first_argument(node)
     if type(node.target) is FunctionType:
@@ -59,10 +59,20 @@ def draws_random_numbers(node: fx.Node) -> bool:
     """Return whether a `call_function` or `call_method` node draws random numbers."""
     if isinstance(node.target, _Overload):
         return torch.Tag.nondeterministic_seeded in node.target.tags
-    name = _name(node)
+    name = name_of(node)
     if name in _TRAINING_POSITIONS:
         return _trains(node, _TRAINING_POSITIONS[name]) and not ("dropout" in name and _probability(node) == 0)
     return name in _RANDOM_NAMES or (name == "scaled_dot_product_attention" and _dropout_probability(node) != 0)
+
+
+def is_operator(target: Any) -> bool:
+    """Return whether a node's target is an operator of `torch.ops`, which has a schema."""
+    return isinstance(target, (_Overload, _Packet))  # a union of types would cost more
+
+
+def name_of(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _written_by_schema(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -125,7 +135,3 @@ def _probability(node: fx.Node) -> Any:
 
 def _dropout_probability(node: fx.Node) -> Any:
     return node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0)
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -23,6 +23,11 @@ def example(node: fx.Node) -> Any:
     return node.meta.get("example_value")
 
 
+def storage_of(tensor: torch.Tensor) -> int:
+    """A number that two fake tensors of one graph have in common exactly if one is a view of the other, or both of a third."""
+    return int(tensor.untyped_storage()._cdata)
+
+
 def ends_in_this_graph(call: LayerCall) -> Miss | None:
     """Both markers must be in one graph."""
     if call.leave is not None:
@@ -38,7 +43,7 @@ def mutates_nothing_outside(call: LayerCall) -> Miss | None:
             if outside is None:
                 outside = _storages((*call.outside_values, *(node for node in call.operations if node.op == "get_attr")))
             value = example(target)
-            if not isinstance(value, torch.Tensor) or _storage(value) in outside:
+            if not isinstance(value, torch.Tensor) or storage_of(value) in outside:
                 return Miss(
                     "mutation", "{node} writes into {target}, which exists outside of the call", {"node": node.name, "target": target.name}
                 )
@@ -79,7 +84,7 @@ def returns_a_new_tensor(call: LayerCall) -> Miss | None:
             continue
         if outside is None:
             outside = _storages(call.marked_inputs)
-        if _storage(value) in outside:
+        if storage_of(value) in outside:
             return Miss("output_metadata", "the output {node} is a view of an input; a kernel's would not be", {"node": node.name})
     return None
 
@@ -151,12 +156,8 @@ def _computing(call: LayerCall) -> Iterator[fx.Node]:
                     pending.append(body.graph.nodes)
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
 def _storages(nodes: Iterable[fx.Node]) -> set[int]:
-    return {_storage(value) for value in map(example, nodes) if isinstance(value, torch.Tensor)}
+    return {storage_of(value) for value in map(example, nodes) if isinstance(value, torch.Tensor)}
 
 
 def _symbols(value: Any) -> frozenset[sympy.Symbol]:
