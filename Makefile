@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test slow lint clean
 
 demo: $(READY)
 	$(BIN)/fxkernels demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+# What `make test` leaves out: whole matrices of kernels, modes and sizes, and tests that start many processes.
+slow: $(READY)
+	$(BIN)/python -m pytest -n auto -m "slow and not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -13,13 +13,14 @@ from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_h
 from .device import CUDAProperties, Device, ROCMProperties
 from .errors import CaptureError, ContractError, FxKernelsError, KernelRuntimeError, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
-from .hub import LocalLayerRepository
+from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
 
 if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
+    from .hub.importing.dependencies import get_kernel_dep
     from .report.model import Report
     from .report.recorder import last_report
     from .transform import explain, kernelize, original
@@ -30,6 +31,7 @@ _LAZY = {
     "Report": "report.model",
     "builtin_mapping": "builtin",
     "explain": "transform",
+    "get_kernel_dep": "hub.importing.dependencies",
     "hubkernels": "backend",
     "kernelize": "transform",
     "last_report": "report.recorder",
@@ -44,7 +46,9 @@ __all__ = [
     "FxKernelsError",
     "KernelRuntimeError",
     "KernelizeFallback",
+    "LayerRepository",
     "LocalLayerRepository",
+    "LockedLayerRepository",
     "Mode",
     "NoKernelError",
     "ROCMProperties",
@@ -52,6 +56,7 @@ __all__ = [
     "RepositoryError",
     "builtin_mapping",
     "explain",
+    "get_kernel_dep",
     "hubkernels",
     "kernelize",
     "last_report",

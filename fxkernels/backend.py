@@ -8,16 +8,23 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx
 
+from .admission import Verify, verification
 from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
 from .device import Device
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
+from .hub.locked_repository import UnderLock, lock_of
+from .hub.locks.lock import Lock
+from .kernels.loader import KernelLoader
+from .kernels.lowering.lowering import BACKWARDS, Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
 from .passes.find import find_layer_calls
@@ -48,6 +55,10 @@ class Options:
     use_fallback: KernelizeFallback = KernelizeFallback.DEFAULT
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    lockfile: Lock | None = None
+    opaque: bool = True
+    backward: Backward = "fallback"
+    verify: Verify | None = None
     device: str | None = None
     declared: bool = False
     edit: bool = True
@@ -57,8 +68,15 @@ class Options:
         """Whether the inner compiler traces what it gets, instead of running it as it is."""
         return not _torch.is_eager(self.inner)
 
+    def loader(self) -> KernelLoader:
+        """Return a new loader of kernels: through the lock, where there is one."""
+        return KernelLoader() if self.lockfile is None else KernelLoader(functools.partial(UnderLock, lock=self.lockfile))
 
-PUBLIC_OPTIONS = ("inner", "inner_mode", "inner_options", "mapping", "kernel_mode", "use_fallback", "only", "exclude")
+
+PUBLIC_OPTIONS = (
+    *("inner", "inner_mode", "inner_options", "mapping", "kernel_mode", "use_fallback", "only", "exclude", "lockfile"),
+    *("opaque", "backward", "verify"),
+)
 
 
 @dataclass
@@ -82,7 +100,7 @@ class HubKernels:
 
     def __init__(self, options: Options, session: Session | None = None, *, parts_only: bool = False) -> None:
         self.options = options
-        self.session = Session() if session is None else session
+        self.session = Session(chooser=Chooser(Target.of_machine, options.loader())) if session is None else session
         self.parts_only = parts_only
         dynamo.install()
         _listen_for_recompile_limits()
@@ -135,12 +153,14 @@ class HubKernels:
         """
         if options is not None:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
-        with self.session.lock:
+        # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
+        with self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
             self.rewrite(gm)
         inner = self.options.inner
-        if callable(inner):
+        if not callable(inner):
+            inner = _torch.inner_compiler(inner, mode or self.options.inner_mode, self.options.inner_options)
+        with _torch.cacheable(gm):
             return inner(gm, example_inputs)
-        return _torch.inner_compiler(inner, mode or self.options.inner_mode, self.options.inner_options)(gm, example_inputs)
 
     def rewrite(self, gm: fx.GraphModule) -> None:
         """Plan all calls of the graph and of the graphs nested in it, then edit, record and log."""
@@ -166,7 +186,18 @@ class HubKernels:
     def request(self) -> Request:
         """What is asked for, with the mapping as it is now."""
         options = self.options
-        return Request(self.mapping, options.device, options.kernel_mode, options.compiled, options.declared, options.only, options.exclude)
+        return Request(
+            mapping=self.mapping,
+            device=options.device,
+            mode=options.kernel_mode,
+            compiled=options.compiled,
+            declared=options.declared,
+            opaque=options.opaque,
+            backward=options.backward,
+            verify=options.verify,
+            only=options.only,
+            exclude=options.exclude,
+        )
 
     def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]]) -> None:
         """Record what was decided for this backend's calls, and raise if a call may not keep its original layer."""
@@ -191,6 +222,10 @@ def hubkernels(
     use_fallback: bool | KernelizeFallback = True,
     only: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
+    lockfile: str | Path | None = None,
+    opaque: bool = True,
+    backward: Backward = "fallback",
+    verify: Verify | None = None,
 ) -> HubKernels:
     """Return a backend for ``torch.compile(model, backend=...)``. It can be copied and pickled; `.report` says what it did.
 
@@ -203,9 +238,16 @@ def hubkernels(
         use_fallback: In which cases a call may keep its original layer, see `KernelizeFallback`.
         only: Globs of module paths, without ``#n``; all other calls are excluded.
         exclude: Globs of module paths that are excluded.
+        lockfile: An ``fxkernels.lock``, which is read now. Every repository is loaded as it says, and what it does not have is refused.
+        opaque: Whether a kernel that the inner compiler cannot trace may enter the graph as an operator of its own. If not, it is a miss.
+        backward: What a kernel without a backward means for a layer in training mode: ``"fallback"`` keeps the original layer,
+            ``"recompute"`` runs the kernel, and the original layer once more in the backward, for its gradient.
+        verify: Whether a kernel is probed before it is used, in another process and on random tensors like the call's: ``"probe"``, or
+            ``"strict"``, which also refuses what cannot be probed. By default it is not.
 
     Raises:
         ValueError, TypeError: For a mapping, mode or flag that makes no sense, see `KernelMapping.of`.
+        RepositoryError: If the lock file cannot be read.
 
     Example:
         >>> backend = hubkernels(inner_mode="reduce-overhead", exclude="lm_head*")
@@ -222,6 +264,10 @@ def hubkernels(
                 "use_fallback": use_fallback,
                 "only": only,
                 "exclude": exclude,
+                "lockfile": lockfile,
+                "opaque": opaque,
+                "backward": backward,
+                "verify": verify,
             }
         )
     )
@@ -248,9 +294,18 @@ def options_of(given: dict[str, Any]) -> Options:
         values["device"] = Device(values["device"]).type
     if "use_fallback" in values:
         values["use_fallback"] = KernelizeFallback.of(values["use_fallback"])
+    if values.get("lockfile") is not None:
+        values["lockfile"] = lock_of(values["lockfile"])
     for name in ("only", "exclude"):
         globs = values.get(name, ())
         values[name] = (globs,) if isinstance(globs, str) else tuple(globs)
+    if not isinstance(values.get("opaque", False), bool):
+        raise TypeError(f"opaque= is True or False, not {values['opaque']!r}")
+    if values.get("backward", "fallback") not in BACKWARDS:
+        raise ValueError(f"backward= is {' or '.join(map(repr, BACKWARDS))}, not {values['backward']!r}")
+    if values.get("verify") is not None:
+        asked = verification(values["verify"])
+        values["verify"] = None if asked == "off" else asked
     if not (isinstance(values.get("inner", ""), str) or callable(values["inner"])):
         raise TypeError(f"inner= is the name of a backend or a callable, not {values['inner']!r}")
     return Options(**values)
@@ -262,6 +317,10 @@ def _kernel_mode(mode: Any) -> Mode:
     if Mode.FALLBACK in mode or not (Mode.INFERENCE in mode or Mode.TRAINING in mode):
         raise ValueError(f"kernels are chosen for Mode.INFERENCE or Mode.TRAINING, not {mode!r}; FALLBACK stands in mappings only")
     return mode
+
+
+def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def check_fallback(fallback: KernelizeFallback, missed: Iterable[tuple[str, str, tuple[Miss, ...]]]) -> None:

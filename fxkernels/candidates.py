@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from .admission import Request as Showing
+from .admission import Verify, admit
 from .capture import _torch
 from .kernels.bound import Bound
 from .kernels.layer import KernelLayer
 from .kernels.loader import CallForm, KernelLoader
+from .kernels.lowering.autocast import dtype_at
+from .kernels.lowering.case import Case, input_names
+from .kernels.lowering.choose import Chosen, choose
+from .kernels.lowering.lowering import Backward
+from .kernels.lowering.names import digest
+from .kernels.lowering.opaque import without_metadata
 from .kernels.origin import LayerOrigin
 from .mapping import KernelMapping
 from .mode import Mode
+from .passes.alias import Memory
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
 from .passes.plan import Decision, Replacement
@@ -35,6 +44,9 @@ class Request:
         mode: Overrides the layers' training flags when the mapping is consulted.
         compiled: Whether the rewritten graph goes to a compiler, which must be able to trace the kernels.
         declared: Whether only kernels that say that they support torch.compile are taken.
+        opaque: Whether a kernel that the compiler cannot trace may be an operator of its own.
+        backward: What a kernel without a backward means in training mode: the original layer, or its gradient only.
+        verify: How much a kernel has to show before it is used; None for nothing.
         only: Globs of module paths; where given, other calls are excluded.
         exclude: Globs of module paths that are excluded.
     """
@@ -44,6 +56,9 @@ class Request:
     mode: Mode | None = None
     compiled: bool = False
     declared: bool = False
+    opaque: bool = False
+    backward: Backward = "fallback"
+    verify: Verify | None = None
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -56,7 +71,7 @@ class _Verdict:
     kernel: KernelLayer | None = None
     bound: Bound | None = None
     reference: fx.GraphModule | None = None
-    differentiable: bool = False
+    chosen: Chosen | None = None
 
 
 @dataclass
@@ -70,7 +85,7 @@ class Chooser:
     target_of: Callable[[str], Target]
     loader: KernelLoader = field(default_factory=KernelLoader)
     targets: dict[str, Target] = field(default_factory=dict)
-    trials: dict[Hashable, Miss | None] = field(default_factory=dict)
+    trials: dict[Hashable, Chosen | Miss] = field(default_factory=dict)
 
     def target(self, device: str) -> Target:
         """Return the target for a device type."""
@@ -87,6 +102,7 @@ class Decider:
     request: Request
     _only_computes: dict[Hashable, bool] = field(default_factory=dict)
     _verdicts: dict[Hashable, _Verdict] = field(default_factory=dict)
+    _memories: dict[fx.Graph, Memory] = field(default_factory=dict)
 
     def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
         """Return the decision for one call, by itself.
@@ -107,36 +123,67 @@ class Decider:
         origin: LayerOrigin = call.site.origin
         inputs = external_inputs(call)
         values = tuple([_metadata(example(node)) for node in (*inputs, *call.outputs)])
-        full_key = (key, values, call.site.layer_name, call.site.training, origin.reference, origin.state_key, tuple(origin.opaque.items()))
+        autocast = dtype_at(call.enter, _device(call))
+        full_key = (
+            *(key, values, autocast, call.site.layer_name, call.site.training),
+            *(origin.reference, origin.state_key, tuple(origin.opaque.items())),
+        )
         verdict = self._verdicts.get(full_key)
         if verdict is None:
-            verdict = self._verdicts[full_key] = self._judge(call, owner, full_key)
-        if verdict.kernel is None or verdict.bound is None or verdict.reference is None:
-            return Decision("missed", verdict.misses)
-        target = verdict.bound.kernel_call(verdict.kernel, call.key, verdict.reference, len(call.outputs), verdict.differentiable)
-        return Decision("rewritten", verdict.misses, verdict.kernel, Replacement(target, inputs))
+            verdict = self._verdicts[full_key] = self._judge(call, owner, full_key, autocast)
+        return self._rewritten(verdict, call, inputs)
 
-    def _judge(self, call: LayerCall, owner: fx.GraphModule, key: Hashable) -> _Verdict:
+    def _rewritten(self, verdict: _Verdict, call: LayerCall, inputs: tuple[fx.Node, ...]) -> Decision:
+        kernel, bound, chosen = verdict.kernel, verdict.bound, verdict.chosen
+        if kernel is None or bound is None or chosen is None or verdict.reference is None:
+            return Decision("missed", verdict.misses)
+        cloned = [position for position in sorted(chosen.written) if self._is_seen(inputs[position], call)]
+        lowering = chosen.lowering
+        if lowering is not None and cloned:
+            names = input_names(kernel, bound, len(inputs))
+            lowering = replace(lowering, clones=tuple(names[position] for position in cloned))
+        if chosen.opaque is not None:
+            chosen.opaque.used_at(call.key)
+        differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
+        target = bound.kernel_call(
+            *(kernel, call.key, verdict.reference, len(call.outputs), differentiable),
+            recompute=chosen.recompute,
+            cloned=cloned,
+            operators=chosen.opaque,
+            launches=lowering is not None and lowering.name == "triton",
+        )
+        if chosen.opaque is not None:
+            target.cache_key = digest(call.key, chosen.opaque.key, repr((chosen.recompute, differentiable)))
+        return Decision("rewritten", verdict.misses, kernel, Replacement(target, inputs), lowering)
+
+    def _is_seen(self, value: fx.Node, call: LayerCall) -> bool:
+        """Whether somebody would notice that the kernel overwrites the value."""
+        graph = call.enter.graph
+        if graph not in self._memories:
+            self._memories[graph] = Memory(graph)
+        return self._memories[graph].witness(value, call) is not None
+
+    def _judge(self, call: LayerCall, owner: fx.GraphModule, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
         target = self._target(call)
         if isinstance(target, Miss):
             return _Verdict((target,))
         entries = self.request.mapping.lookup(call.site.layer_name, target, _mode(call, self.request))
         if isinstance(entries, Miss):
             return _Verdict((entries,))
+        reference = reference_of(call, owner)
         misses: list[Miss] = []
         for entry in entries:
             kernel = self.chooser.loader.load(entry.repository, target)
-            bound = kernel if isinstance(kernel, Miss) else self._admit(kernel, call, key)
-            if isinstance(kernel, KernelLayer) and isinstance(bound, Bound):
-                differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
-                return _Verdict(tuple(misses), kernel, bound, reference_of(call, owner), differentiable)
-            if isinstance(bound, Miss):
-                misses.append(bound)
+            found = kernel if isinstance(kernel, Miss) else self._admit(kernel, call, reference, key, autocast)
+            if isinstance(kernel, KernelLayer) and isinstance(found, tuple):
+                return _Verdict(tuple(misses), kernel, found[0], reference, found[1])
+            if isinstance(found, Miss):
+                misses.append(found)
         return _Verdict(tuple(misses))
 
     def _target(self, call: LayerCall) -> Target | Miss:
-        device = next((v.device.type for v in map(example, call.marked_inputs) if isinstance(v, torch.Tensor)), None)
-        if device is None:
+        device = _device(call)
+        if not device:
             return Miss("no_device", "the call has no tensor that tells its device")
         target, asked = self.chooser.target(device), self.request.device
         if asked is not None and target.device != asked:
@@ -144,25 +191,42 @@ class Decider:
             return Miss("no_device", "the call is on {device}, and kernels were asked for {asked} only", data)
         return target
 
-    def _admit(self, kernel: KernelLayer, call: LayerCall, key: Hashable) -> Bound | Miss:
+    def _admit(
+        self, kernel: KernelLayer, call: LayerCall, reference: fx.GraphModule, key: Hashable, autocast: torch.dtype | None
+    ) -> tuple[Bound, Chosen] | Miss:
         """Ask the candidate's gates; return how the kernel is called if it passes them."""
         origin: LayerOrigin = call.site.origin
+        request = self.request
         attributes = origin.state.available if origin.state is not None else frozenset()
         calling = CallForm(origin.reference, origin.signature, len(call.args), tuple(call.kwargs), attributes)
         miss = (
             self.chooser.loader.contract(kernel, calling)
             or _opaque(origin)
-            or supports_mode(kernel, _training(call, self.request), self.request.declared)
+            or supports_mode(kernel, _training(call, request), request.declared and not request.opaque, request.backward)
             or _subclass(call)
         )
         if miss is not None:
             return miss
         bound = Bound.of(kernel, call)
-        trial = (kernel.cls, self.request.compiled, key)
+        trial = (kernel.cls, request.compiled, request.opaque, request.backward, request.verify, torch.is_grad_enabled(), key)
         if trial not in self.chooser.trials:
-            inputs, outputs = tuple(map(example, external_inputs(call))), tuple(map(example, call.outputs))
-            self.chooser.trials[trial] = _trial(kernel, bound, inputs, outputs, self.request)
-        return self.chooser.trials[trial] or bound
+            self.chooser.trials[trial] = self._try(_case(kernel, bound, call, reference, autocast))
+        chosen = self.chooser.trials[trial]
+        return chosen if isinstance(chosen, Miss) else (bound, chosen)
+
+    def _try(self, case: Case) -> Chosen | Miss:
+        """Admission comes first: a kernel that may crash is not rehearsed in this process before it was probed in another."""
+        request = self.request
+        if request.verify is None:
+            return choose(case, compiled=request.compiled, opaque=request.opaque, tools=_torch)
+        admitted = admit(Showing.of(case, gradient=torch.is_grad_enabled()), verify=request.verify)
+        if isinstance(admitted, Miss):
+            return admitted
+        chosen = choose(case, compiled=request.compiled, opaque=request.opaque, tools=_torch)
+        if isinstance(chosen, Miss):
+            return chosen
+        # What the probe saw on real tensors, a trial on fakes may not have seen: what C++ and Triton write, a gradient that is cut.
+        return replace(chosen, written=chosen.written | admitted.cloned, recompute=chosen.recompute or admitted.detached)
 
 
 # --- gates, each one question ------------------------------------------------------------------------------------------------------------
@@ -196,9 +260,9 @@ def _opaque(origin: LayerOrigin) -> Miss | None:
     return None
 
 
-def supports_mode(kernel: KernelLayer, training: bool, declared: bool) -> Miss | None:
+def supports_mode(kernel: KernelLayer, training: bool, declared: bool, backward: Backward = "fallback") -> Miss | None:
     """A kernel without a backward gives way in training mode; where declared support is asked for, the kernel must declare it."""
-    if training and not kernel.has_backward:
+    if training and not kernel.has_backward and backward == "fallback":
         return Miss("no_backward", "{kernel} has no backward and the layer is in training mode", {"kernel": kernel.identity})
     if declared and not kernel.can_torch_compile:
         return Miss("not_compilable", "{kernel} does not say that it supports torch.compile", {"kernel": kernel.identity})
@@ -212,30 +276,20 @@ def _subclass(call: LayerCall) -> Miss | None:
     return None
 
 
-def _trial(kernel: KernelLayer, bound: Bound, inputs: tuple[Any, ...], expected: tuple[Any, ...], request: Request) -> Miss | None:
-    call = bound.kernel_call(kernel, "", _never, len(expected), differentiable=False, recompute=False)
-    try:
-        outputs = _torch.run_on_fakes(call, inputs)
-    except Exception as error:  # whatever a kernel raises on tensors without data
-        if not request.compiled:
-            return None  # it runs as it is; nothing has to trace it
-        cause = error.__cause__ or error
-        lines = str(cause).strip().splitlines() or [""]
-        data = {"kernel": kernel.identity, "error": f"{type(cause).__name__}: {lines[0]}"}
-        return Miss("not_compilable", "{kernel} cannot be traced: {error}", data)
-    results = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-    for position, (result, reference) in enumerate(zip(results, expected, strict=True)):
-        if _described(result) != _described(reference):
-            data = {"kernel": kernel.identity, "position": position, "got": _shown(result), "wanted": _shown(reference)}
-            return Miss("output_metadata", "output {position} of {kernel} is {got}, the layer's is {wanted}", data)
-    return None
-
-
-def _never(*inputs: Any) -> Any:
-    raise AssertionError("a trial computes no gradient")
+def _case(kernel: KernelLayer, bound: Bound, call: LayerCall, reference: fx.GraphModule, autocast: torch.dtype | None) -> Case:
+    nodes = external_inputs(call)
+    places = {node: position for position, node in enumerate(nodes)}
+    passed = {position: places[node] for position, node in enumerate(call.outputs) if node not in call.inside}
+    inputs, outputs = tuple(map(example, nodes)), tuple(map(example, call.outputs))
+    return Case(kernel, bound, call.key, inputs, outputs, passed, without_metadata(reference), torch.device(_device(call)), autocast)
 
 
 # --- keys and words ----------------------------------------------------------------------------------------------------------------------
+
+
+def _device(call: LayerCall) -> str:
+    """The type of the device that the call is on; empty if it has no tensor."""
+    return next((value.device.type for value in map(example, call.marked_inputs) if isinstance(value, torch.Tensor)), "")
 
 
 def _training(call: LayerCall, request: Request) -> bool:
@@ -256,16 +310,5 @@ def _metadata(value: Any) -> Any:
     return (value.dtype, value.device, value.requires_grad, tuple(sizes), strides)
 
 
-def _described(value: Any) -> Hashable:
-    """What a kernel's output must have in common with the layer's."""
-    return (value.dtype, value.device, *_metadata(value)[3:]) if isinstance(value, torch.Tensor) else repr(value)
-
-
 def _size(size: Any) -> Any:
     return size.node.expr if isinstance(size, torch.SymInt) else size
-
-
-def _shown(value: Any) -> str:
-    if not isinstance(value, torch.Tensor):
-        return repr(value)
-    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} with strides {list(value.stride())} on {value.device}"

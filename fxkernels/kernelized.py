@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_exporting
 
 from .backend import HubKernels
 from .capture import _torch
@@ -44,8 +45,11 @@ class Kernelized:
             self.backend.session.recorder.listeners.append(_shown_by(weakref.ref(self.module)))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module: compiled by our backend, or as it is inside a compilation of somebody else, who then gets our graphs."""
-        if _torch.compiling_around():
+        """Call the module: compiled by our backend, or as it is inside a compilation of somebody else, who then gets our graphs.
+
+        It is called as it is in an export as well, which gets the original layers.
+        """
+        if _torch.compiling_around() or is_exporting():
             return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         if self._compiled is None:
             self._compiled = torch.compile(self.module._call_impl, backend=self.backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import fx, nn
 
@@ -47,7 +47,8 @@ class _Outcome:
     @property
     def choice(self) -> KernelChoice | None:
         kernels = [found if isinstance(found, KernelLayer) else None for found in (self.inference, self.training)]
-        return KernelChoice(*kernels) if any(kernels) else None
+        training = kernels[1]
+        return KernelChoice(kernels[0], training, training is not None and not training.has_backward) if any(kernels) else None
 
 
 def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -> fx.GraphModule:
@@ -59,7 +60,7 @@ def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -
         CaptureError: If the model cannot be traced.
         NoKernelError, RepositoryError: If a call has no kernel and `use_fallback` does not permit that.
     """
-    planner = _Planner(options, target)
+    planner = _Planner(options, target, options.loader())
     opened: set[str] = set()
     while True:
         module = trace_symbolically(model, opened)
@@ -84,7 +85,7 @@ class _Planner:
 
     options: Options
     target: Target
-    loader: KernelLoader = field(default_factory=KernelLoader)
+    loader: KernelLoader
 
     def decide(self, call: SymbolicCall, is_training: bool) -> _Outcome:
         subject = call.layer if call.layer is not None else call.function
@@ -113,7 +114,9 @@ class _Planner:
     def _gates(self, kernel: KernelLayer, call: SymbolicCall, training: bool) -> Miss | None:
         reference = type(call.layer) if call.layer is not None else call.function
         form = CallForm(reference, call.signature, len(call.node.args), tuple(call.node.kwargs), _attributes(call.layer))
-        return self.loader.contract(kernel, form) or supports_mode(kernel, training, self.options.declared)
+        return self.loader.contract(kernel, form) or supports_mode(
+            kernel, training, self.options.declared and not self.options.opaque, self.options.backward
+        )
 
 
 def _attributes(layer: nn.Module | None) -> frozenset[str]:

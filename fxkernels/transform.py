@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import fx, nn
 
+from .admission import Verify
 from .annotate import layer_name_of
 from .backend import HubKernels, Options, options_of
 from .capture import _torch
@@ -17,6 +19,7 @@ from .capture.exactness import why_not_exact
 from .errors import CaptureError
 from .fallback import KernelizeFallback
 from .kernelized import Kernelized
+from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
 from .report.model import Report
@@ -35,8 +38,12 @@ def kernelize(
     use_fallback: bool | KernelizeFallback = True,
     mapping: MappingLike | KernelMapping | None = None,
     capture: Capture = "auto",
+    opaque: bool = False,
+    backward: Backward = "fallback",
+    verify: Verify | None = None,
     example_args: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
+    lockfile: str | Path | None = None,
 ) -> nn.Module:
     """Return a copy of `model` whose annotated layers run Hub kernels; `model` itself is untouched.
 
@@ -54,16 +61,23 @@ def kernelize(
         use_fallback: In which cases a call may keep its original layer: True for `KernelizeFallback.DEFAULT`, False for none.
         mapping: The mapping to use instead of the one in force.
         capture: ``"symbolic"`` demands a graph module, ``"dynamo"`` the other way, ``"auto"`` chooses; the report names the reason.
+        opaque: With `needs_torch_compile`, whether a kernel that does not say so may be used all the same, as an operator of its own where
+            it cannot be traced.
+        backward: What a kernel without a backward means for a layer in training mode: ``"fallback"`` keeps the original layer,
+            ``"recompute"`` runs the kernel, and the original layer once more in the backward, for its gradient.
+        verify: Whether a kernel is probed before it is used: ``"probe"`` or ``"strict"``, see `hubkernels`. By default it is not.
         example_args: Positional arguments of a call. With them (or `example_kwargs`) the model is captured at once, on fake tensors, and
             the report is complete; without them it is pending until the first call, and warnings and errors come from that call.
         example_kwargs: Keyword arguments of that call.
+        lockfile: An ``fxkernels.lock``, which is read now. Every repository of the mapping is loaded as it says, at the locked commit and
+            with the locked files; one that it does not have is refused. What ships with this library need not be in it.
 
     Raises:
         ValueError: If no device is given and the model has no parameters that tell it, or for an unknown device, mode or capture.
         TypeError: If the model is no module, or an argument has the wrong type.
         CaptureError: With ``capture="symbolic"``, if the model cannot be traced exactly; the message says where and why.
         NoKernelError: If a call has no kernel and `use_fallback` does not permit that, naming every such call and its first miss.
-        RepositoryError: If a repository cannot be loaded and `use_fallback` does not permit that.
+        RepositoryError: If a repository cannot be loaded and `use_fallback` does not permit that, or the lock file cannot be read.
 
     Example:
         >>> model = kernelize(model.eval())
@@ -72,9 +86,11 @@ def kernelize(
     _check_model(model)
     if capture not in ("auto", "dynamo", "symbolic"):
         raise ValueError(f"capture is 'auto', 'dynamo' or 'symbolic', not {capture!r}")
-    options = _options(device, mode, needs_torch_compile, use_fallback, mapping)
+    options = _options(device, mode, needs_torch_compile, use_fallback, mapping, lockfile, opaque, backward, verify)
     target_device = options.device or _device_of(model)
     reason = None if capture == "dynamo" else why_not_exact(model)
+    if options.verify is not None and capture != "dynamo":
+        reason = reason or "a kernel is probed for a captured call, of which symbolic tracing knows no sizes"
     if capture == "symbolic" and reason is not None:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured symbolically: {reason}\n  capture='auto' takes the Dynamo way instead"
@@ -128,7 +144,17 @@ def original(model: nn.Module) -> nn.Module:
     raise ValueError(f"this {type(model).__name__} is not the result of kernelize()")
 
 
-def _options(device: str | None, mode: Mode | None, declared: bool, use_fallback: Any, mapping: Any) -> Options:
+def _options(
+    device: str | None,
+    mode: Mode | None,
+    declared: bool,
+    use_fallback: Any,
+    mapping: Any,
+    lockfile: Any = None,
+    opaque: bool = False,
+    backward: Any = "fallback",
+    verify: Any = None,
+) -> Options:
     plain = mode & ~Mode.TORCH_COMPILE if mode is not None else None
     return options_of(
         {
@@ -137,6 +163,10 @@ def _options(device: str | None, mode: Mode | None, declared: bool, use_fallback
             "kernel_mode": plain,
             "use_fallback": use_fallback,
             "device": device,
+            "lockfile": lockfile,
+            "opaque": opaque,
+            "backward": backward,
+            "verify": verify,
             "declared": declared or (mode is not None and Mode.TORCH_COMPILE in mode),
         }
     )

@@ -37,12 +37,14 @@ class Decision:
         misses: Every miss on the way, in the order in which candidates were asked; the first one is the reason of a call that missed.
         kernel: Who replaces the call; for the passes an opaque value.
         replacement: Present exactly if the status is ``rewritten``.
+        lowering: How the kernel enters the graph; for the passes an opaque value.
     """
 
     status: Status
     misses: tuple[Miss, ...] = ()
     kernel: Any = None
     replacement: Replacement | None = None
+    lowering: Any = None
 
     def __post_init__(self) -> None:
         if (self.status == "rewritten") is not (self.replacement is not None):

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 # Imports point down. A room may import rooms of its own level and of lower ones. A new module of fxkernels/ gets its place here.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"passes"}),
-    frozenset({"errors", "fallback", "mode", "device", "target", "mapping", "annotate"}),
+    frozenset({"errors", "cache_directory", "fallback", "mode", "device", "target", "mapping", "annotate"}),
     frozenset({"kernels", "hub", "builtin"}),
-    frozenset({"capture", "candidates", "report"}),
+    frozenset({"admission", "capture", "candidates", "report"}),
     frozenset({"transform", "symbolic", "kernelized", "backend"}),
     frozenset({"__init__", "__main__", "cli", "demo_model", "entry_point", "integrations"}),
 )

@@ -17,6 +17,7 @@ from types import CodeType, FunctionType
 from typing import Any, Protocol
 
 from torch import fx, nn
+from torch.compiler import is_exporting
 
 from ..annotate import annotated_forward, condition_of, layer_name_of
 from ..kernels.origin import LayerOrigin
@@ -152,8 +153,10 @@ def backend_in_charge(frame: _torch.Frame, module: nn.Module | None) -> Any | No
     it is ours.
 
     Where a kernelized model is being compiled by somebody else's backend, that one gets the frame's graph after ours has put the kernels
-    into it.
+    into it. Nobody's kernels go into a program that is exported: it is meant to run where they are not.
     """
+    if is_exporting():
+        return None
     compiler = _torch.current_backend(frame)
     backend, wrapper = _torch.unwrapped_backend(compiler)
     resolve = getattr(backend, "hubkernels_for", None)

@@ -17,10 +17,11 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
+from torch.compiler import is_exporting
 
 from ..errors import KernelRuntimeError
 from ..kernels.layer import KernelLayer
-from ..kernels.recompute import recomputed_backward
+from ..kernels.recompute import is_cut, recomputed_backward
 from ..kernels.signature import forward_signature, kernel_arguments
 from .clone import clone_module
 from .tensor_tree import tensors_in, with_tensors
@@ -45,19 +46,21 @@ class KernelChoice:
 
     Args:
         inference: The kernel in eval mode. If it has no backward and a gradient flows after all, that is the original's, recomputed.
-        training: The kernel in training mode. It has a backward.
+        training: The kernel in training mode. It has a backward, unless the gradient is recomputed.
+        recompute: Whether a kernel without a backward may run in training mode; the gradient is the original's.
 
     Raises:
-        ValueError: If there is no kernel in it, or if the kernel for training has no backward.
+        ValueError: If there is no kernel in it, or if the kernel for training has no backward and may not do without.
     """
 
     inference: KernelLayer | None
     training: KernelLayer | None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.inference is None and self.training is None:
             raise ValueError("a choice has a kernel for at least one mode; a layer without any is not rewritten")
-        if self.training is not None and not self.training.has_backward:
+        if self.training is not None and not self.training.has_backward and not self.recompute:
             raise ValueError(f"{self.training.identity} has no backward, so it cannot run in training mode")
 
     @staticmethod
@@ -142,11 +145,12 @@ def _restore(layer: type[nn.Module], choice: KernelChoice) -> nn.Module:
 
 # --- what runs ----------------------------------------------------------------------------------------------------------------------------
 # A call of a small layer takes a few microseconds and every Python frame around it counts: these are closures, with few frames.
+# A program that is exported gets the original: it is meant to run where the kernels are not.
 
 
 def _forward(layer: type[nn.Module], choice: KernelChoice) -> Forward:
     reference: Forward = layer.forward
-    in_training = _differentiable(layer, choice.training) if choice.training else reference
+    in_training = _in_training(layer, choice.training) if choice.training else reference
     if choice.inference == choice.training:
         return in_training
     if choice.inference is not None and not choice.inference.has_backward:
@@ -159,21 +163,37 @@ def _forward(layer: type[nn.Module], choice: KernelChoice) -> Forward:
     return forward
 
 
+def _in_training(layer: type[nn.Module], kernel: KernelLayer) -> Forward:
+    return _differentiable(layer, kernel) if kernel.has_backward else _without_backward(layer, kernel, None)
+
+
 def _differentiable(layer: type[nn.Module], kernel: KernelLayer) -> Forward:
     """A forward that runs a kernel with a backward, and does not believe it blindly."""
     call, identity, is_grad_enabled, tensor_type = _kernel_forward(layer, kernel), kernel.identity, torch.is_grad_enabled, torch.Tensor
+    is_compiling = torch.compiler.is_compiling
+    followed: list[bool] = []  # holds something once a gradient has been seen to get through
+    reference: Forward = layer.forward
 
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if is_exporting():
+            return reference(self, *args, **kwargs)
         try:
             output = call(self, *args, **kwargs)
         except Exception as error:
             raise KernelRuntimeError(_path(self), identity, error) from error
-        if not is_grad_enabled() or (type(output) is tensor_type and output.requires_grad):
+        if not is_grad_enabled() or ((is_compiling() or followed) and type(output) is tensor_type and output.requires_grad):
             return output
         return attached(self, output, args, kwargs)
 
     def attached(self: nn.Module, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if any(tensor.requires_grad for tensor in tensors_in(output)) or not _wants_gradient(self, args, kwargs):
+        outputs = tensors_in(output)
+        if any(tensor.requires_grad for tensor in outputs):
+            if is_compiling():
+                return output
+            if not is_cut(outputs, (*self.parameters(), *tensors_in((args, kwargs)))):
+                followed.append(True)
+                return output
+        elif not _wants_gradient(self, args, kwargs):
             return output
         _warn_of_detached_output(kernel, _path(self))
         return _with_gradient_of(layer, self, output, args, kwargs)
@@ -181,12 +201,15 @@ def _differentiable(layer: type[nn.Module], kernel: KernelLayer) -> Forward:
     return run
 
 
-def _without_backward(layer: type[nn.Module], kernel: KernelLayer, in_training: Forward) -> Forward:
-    """A forward that runs a kernel without a backward in eval mode; the gradient is the original's."""
+def _without_backward(layer: type[nn.Module], kernel: KernelLayer, in_training: Forward | None) -> Forward:
+    """A forward that runs a kernel without a backward, in training mode `in_training` if that is given; the gradient is the original's."""
     call, identity, is_grad_enabled = _kernel_forward(layer, kernel), kernel.identity, torch.is_grad_enabled
+    reference: Forward = layer.forward
 
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.training:
+        if is_exporting():
+            return reference(self, *args, **kwargs)
+        if in_training is not None and self.training:
             return in_training(self, *args, **kwargs)
         if is_grad_enabled() and _wants_gradient(self, args, kwargs):
             with torch.no_grad():

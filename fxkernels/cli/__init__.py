@@ -1,4 +1,5 @@
-"""The command line: `fxkernels demo` and `explain` for models, `download`, `lock`, `verify`, `versions` and `info` for kernel repositories.
+"""The command line: `fxkernels demo` and `explain` for models, `download`, `lock`, `verify`, `versions` and `info` for kernel repositories,
+`admitted` for the records of probed kernels.
 
 Each command is a file. What it shows comes from the library; it decides nothing about kernels.
 """
@@ -11,6 +12,7 @@ import click
 import torch
 
 from .. import __version__
+from .admitted import admitted
 from .demo import demo
 from .download import download
 from .explain import explain
@@ -41,5 +43,5 @@ def main() -> None:
     logging.getLogger("fxkernels").addHandler(_SILENT)
 
 
-for command in (demo, explain, download, lock, verify, versions, info):
+for command in (demo, explain, download, lock, verify, versions, info, admitted):
     main.add_command(command)

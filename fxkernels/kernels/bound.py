@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import fx
 
 from ..passes.layer_call import LayerCall
 from ..passes.region import external_inputs
-from .call import KernelCall, Slot
+from .call import KernelCall, Operators, Slot
 from .layer import KernelLayer
 from .origin import LayerOrigin
 from .signature import forward_signature, kernel_arguments
@@ -26,11 +26,17 @@ class Bound:
         args: Positional arguments; a `Slot` where a graph value goes.
         kwargs: The same by keyword.
         build_self: From all inputs of the call to the object that the kernel's forward sees as ``self``.
+        tensors: What stands for the layer's tensors by their dotted names, graph values as `Slot`.
+        state: What else the kernel may know of the layer.
+        training: The layer's training flag.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     build_self: Callable[[Sequence[Any]], Any]
+    tensors: dict[str, Any]
+    state: LayerState
+    training: bool
 
     @staticmethod
     def of(kernel: KernelLayer, call: LayerCall) -> Bound:
@@ -45,7 +51,8 @@ class Bound:
         def build_self(inputs: Sequence[Any]) -> Any:
             return build([inputs[value.position] if type(value) is Slot else value for value in values])
 
-        return Bound(_slots(args, positions), _slots(kwargs, positions), build_self)
+        tensors = dict(zip(call.layer_tensors, values, strict=True))
+        return Bound(_slots(args, positions), _slots(kwargs, positions), build_self, tensors, state, bool(call.site.training))
 
     def kernel_call(
         self,
@@ -55,6 +62,9 @@ class Bound:
         outputs: int,
         differentiable: bool,
         recompute: bool | None = None,
+        cloned: Iterable[int] = (),
+        operators: Operators | None = None,
+        launches: bool = False,
     ) -> KernelCall:
         """Return the callable that stands in the graph. See `KernelCall` for the arguments."""
         return KernelCall(
@@ -67,6 +77,9 @@ class Bound:
             outputs=outputs,
             differentiable=differentiable,
             recompute=not kernel.has_backward if recompute is None else recompute,
+            cloned=cloned,
+            operators=operators,
+            launches=launches,
         )
 
 

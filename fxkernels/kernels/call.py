@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from ..errors import KernelRuntimeError
 from .layer import KernelLayer
-from .recompute import recomputed_backward
+from .lowering.triton import call_routed
+from .recompute import is_cut, recomputed_backward
+from .second_order import is_twice_differentiable
 
 _log = logging.getLogger("fxkernels")
+
+_ONCE_DIFFERENTIABLE = (
+    "its backward may use what its forward computed, which autograd takes for a constant, so the gradient that create_graph=True asks for "
+    "could not be differentiated correctly (where saved tensors are packed, as by checkpoint, nobody can tell). Use backward='recompute'."
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +45,20 @@ def flatten_tensors(output: Any) -> list[torch.Tensor]:
     return [tensor for item in items for tensor in flatten_tensors(item)]
 
 
+class Operators(Protocol):
+    """A kernel as an operator of its own, see `lowering/opaque.py`."""
+
+    @property
+    def has_own_backward(self) -> bool:
+        """Whether `differentiable` may be called."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run it without a gradient."""
+
+    def differentiable(self, *inputs: Any) -> Any:
+        """Run it with its own gradient."""
+
+
 class KernelCall:
     """Runs one kernel layer in the place of one region. Takes the region's inputs, returns its tensors (one, or a tuple).
 
@@ -51,6 +72,9 @@ class KernelCall:
         outputs: Number of tensors that the call returns.
         differentiable: Whether the reference's outputs carry a gradient in this graph.
         recompute: Whether the gradient is the reference's, recomputed, rather than the kernel's own.
+        cloned: Positions of the inputs that the kernel overwrites and somebody else may see: it gets copies of them.
+        operators: What is called instead of the kernel's Python, in a graph whose compiler cannot follow that.
+        launches: Whether it launches Triton kernels by itself, which a compiler has to be shown.
 
     Raises:
         KernelRuntimeError: When called, if the kernel raises.
@@ -68,12 +92,21 @@ class KernelCall:
         outputs: int,
         differentiable: bool,
         recompute: bool,
+        cloned: Iterable[int] = (),
+        operators: Operators | None = None,
+        launches: bool = False,
     ) -> None:
         self.kernel, self.path = kernel, path
         self._build_self, self._args, self._kwargs = build_self, args, kwargs
         self._reference, self._outputs = reference, outputs
         self._differentiable, self._recompute = differentiable, recompute
-        self._warned = False
+        self._cloned, self.operators = frozenset(cloned), operators
+        self._python = self._routed if launches else self.run
+        self._warned = self._is_followed = False
+        # Whether the kernel's own gradient has one in turn; None until it is known.
+        self._is_smooth: bool | None = None
+        # Equal in every process for calls that do the same; None if nobody can say that, as of Python that is traced.
+        self.cache_key: str | None = None
         # torch.fx prints and names the node by these
         self.__name__ = self.__qualname__ = f"kernel_{kernel.cls.__name__}"
         self.__module__ = __name__
@@ -85,20 +118,46 @@ class KernelCall:
         return self  # graphs are deep-copied by inner compilers; a call has no state that could differ between copies
 
     def __call__(self, *inputs: Any) -> Any:
-        if self._recompute and torch.is_grad_enabled():
-            return recomputed_backward(self._run, self._reference, inputs)
-        result = self._run(*inputs)
-        if self._differentiable and torch.is_grad_enabled() and self._is_detached(result, inputs):
-            self._warn()
-            return recomputed_backward(self._run, self._reference, inputs)
+        operators = self.operators
+        run = self._python if operators is None else operators
+        if not torch.is_grad_enabled():
+            return run(*inputs)
+        if self._recompute:
+            return recomputed_backward(run, self._reference, inputs)
+        if operators is not None:
+            return operators.differentiable(*inputs) if _needs_gradient(inputs) else operators(*inputs)
+        result = run(*inputs)
+        if self._differentiable and self._is_detached(result, inputs):
+            return recomputed_backward(run, self._reference, inputs)
+        if not self._is_smooth and not torch.compiler.is_compiling():
+            self._guard_second_order(result, inputs)
         return result
 
-    def _run(self, *inputs: Any) -> Any:
+    def run(self, *inputs: Any) -> Any:
+        """Return what the kernel returns: one tensor, or a tuple of them.
+
+        Raises:
+            KernelRuntimeError: If it raises, or returns another number of tensors.
+        """
+        device = _other_device(inputs)
+        if device is not None:
+            with torch.cuda.device(device):
+                return self._run(inputs)
+        return self._run(inputs)
+
+    def _routed(self, *inputs: Any) -> Any:
+        return call_routed(self.run, inputs)
+
+    def _run(self, inputs: tuple[Any, ...]) -> Any:
+        if self._cloned:
+            inputs = tuple([value.clone() if position in self._cloned else value for position, value in enumerate(inputs)])
         try:
             args = _fill(self._args, inputs)
             kwargs = _fill(self._kwargs, inputs) if self._kwargs else self._kwargs
             output = self.kernel.cls.forward(self._build_self(inputs), *args, **kwargs)
         except Exception as error:
+            if type(error).__module__ == "torch.utils.checkpoint":
+                raise  # no error of the kernel: a recomputation stops in this way once it has all that the backward needs
             raise KernelRuntimeError(self.path, self.kernel.identity, error) from error
         tensors = [output] if isinstance(output, torch.Tensor) else flatten_tensors(output)
         if len(tensors) != self._outputs:
@@ -107,17 +166,56 @@ class KernelCall:
         return tensors[0] if self._outputs == 1 else tuple(tensors)
 
     def _is_detached(self, result: Any, inputs: tuple[Any, ...]) -> bool:
+        """Whether the gradient does not get through the kernel, although somebody needs it. If so, it never will be asked to again."""
         outputs = (result,) if isinstance(result, torch.Tensor) else result
-        if any(tensor.requires_grad for tensor in outputs):
+        attached = any(tensor.requires_grad for tensor in outputs)
+        if attached and (self._is_followed or not is_cut(outputs, inputs)):
+            self._is_followed = True
             return False
-        return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
+        if not _needs_gradient(inputs):
+            return False
+        self._recompute = attached
+        self._warn("returns a detached output" if not attached else "has an operator without a backward")
+        return True
 
-    def _warn(self) -> None:
+    def _guard_second_order(self, result: Any, inputs: tuple[Any, ...]) -> None:
+        """Make it an error to differentiate the kernel's backward, if that may miss terms."""
+        outputs = (result,) if type(result) is torch.Tensor else result
+        # While somebody traces, the tensors are of other types. In transforms of torch.func every backward creates a graph.
+        own = [tensor for tensor in outputs if type(tensor) is torch.Tensor and tensor.grad_fn is not None]
+        if not own or torch.func.debug_unwrap(own[0]) is not own[0]:
+            return
+        if self._is_smooth is None:
+            self._is_smooth = is_twice_differentiable(own, inputs)
+            if self._is_smooth:
+                return
+        others = {value.grad_fn for value in inputs if isinstance(value, torch.Tensor)}
+        nodes: set[Any] = {tensor.grad_fn for tensor in own}
+        for node in nodes - others:
+            node.register_prehook(self._refuse_second_order)
+
+    def _refuse_second_order(self, gradients: Any) -> None:
+        if torch.is_grad_enabled():  # in a backward: with create_graph=True only
+            raise KernelRuntimeError(self.path, self.kernel.identity, NotImplementedError(_ONCE_DIFFERENTIABLE))
+
+    def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning(
-                "%s at %s returns a detached output; its gradient is the original layer's, recomputed", self.kernel.identity, self.path
-            )
+            _log.warning("%s at %s %s; its gradient is the original layer's, recomputed", self.kernel.identity, self.path, problem)
+
+
+def _needs_gradient(inputs: tuple[Any, ...]) -> bool:
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
+
+
+def _other_device(inputs: tuple[Any, ...]) -> int | None:
+    """The CUDA device of the inputs, if it is not the current one. Launches go to the current one, wherever the tensors are."""
+    for value in inputs:
+        # While somebody traces, the tensors are of other types, and nothing is launched.
+        if type(value) in (torch.Tensor, torch.nn.Parameter) and value.is_cuda:
+            index = value.get_device()
+            return index if index != torch.cuda.current_device() else None
+    return None
 
 
 def _fill(template: Any, inputs: tuple[Any, ...]) -> Any:

@@ -146,7 +146,7 @@ def _outcome(decision: GraphDecision) -> Hashable:
     misses = tuple(
         (miss.code, miss.template, *sorted((k, repr(v)) for k, v in miss.data.items() if k not in _NAMES)) for miss in decision.misses
     )
-    return (decision.status, decision.kernel, misses)
+    return (decision.status, decision.kernel, decision.lowering.remarks if decision.lowering is not None else (), misses)
 
 
 def _key(call: CallReport) -> str:

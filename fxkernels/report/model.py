@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..kernels.layer import KernelIdentity
+from ..kernels.lowering.lowering import Lowering
 from ..passes.miss import Miss
 from ..passes.plan import Status
 
@@ -21,12 +22,14 @@ class GraphDecision:
         status: What happened to the call.
         kernel: Who replaces it, if it was rewritten.
         misses: Every miss on the way, in the order of the candidates.
+        lowering: How the kernel enters a compiled graph; None where its Python runs as it is.
     """
 
     graph: int
     status: Status
     kernel: KernelIdentity | None = None
     misses: tuple[Miss, ...] = ()
+    lowering: Lowering | None = None
 
 
 @dataclass(frozen=True, slots=True)

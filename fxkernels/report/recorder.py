@@ -132,7 +132,9 @@ def _without_numbers(path: str) -> str:
 def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallReport:
     site = found[-1][0].site
     decisions = tuple(
-        GraphDecision(number, row.decision.status, getattr(row.decision.kernel, "identity", None), row.decision.misses)
+        GraphDecision(
+            number, row.decision.status, getattr(row.decision.kernel, "identity", None), row.decision.misses, row.decision.lowering
+        )
         for row, number in found
     )
     return CallReport(path, index, site.layer_name, site.layer, site.location, decisions)

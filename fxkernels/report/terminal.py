@@ -197,7 +197,8 @@ def _details(fold: Fold, below_cover: bool) -> Iterator[str]:
 
 def _kernel(decision: GraphDecision) -> str:
     kernel = decision.kernel
-    return f"{kernel} ({kernel.variant})" if kernel is not None and kernel.variant else str(kernel)
+    name = f"{kernel} ({kernel.variant})" if kernel is not None and kernel.variant else str(kernel)
+    return "; ".join((name, *(decision.lowering.remarks if decision.lowering is not None else ())))
 
 
 def _paragraph(text: str, width: int, *, indent: str = "", hanging: str = "", style: str = _PLAIN) -> Iterator[Line]:

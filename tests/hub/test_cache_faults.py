@@ -139,6 +139,7 @@ def run_elsewhere(world: World, check: bool = True, **environment: str) -> Any:
     return result
 
 
+@pytest.mark.slow
 def test_what_an_error_of_the_cache_says_helps(world):
     run_elsewhere(world)
     CACHE["source was changed"].happens(world)
@@ -187,6 +188,7 @@ def read_only(world: World) -> str:
     return f"mount --bind {world.client.home} {world.client.home}\nmount -o remount,bind,ro {world.client.home}"
 
 
+@pytest.mark.slow
 def test_process_that_was_killed_while_it_downloaded_leaves_a_cache_that_the_next_one_completes(world):
     world.hub.fail("*/layers.py", method="GET", delay=30.0, times=1)
     process = world.client.start(SCRIPT.format(commit=world.commit))

@@ -18,6 +18,8 @@ from fxkernels.hub import LayerRepository
 from fxkernels.hub.remote.resolve import forget_resolved
 from fxkernels.target import Target
 
+pytestmark = pytest.mark.slow
+
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")
 LIBRARY = "_C.so"  # served as a large file: the cache names it by its SHA-256
 

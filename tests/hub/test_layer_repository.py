@@ -215,6 +215,7 @@ def test_kernels_that_depend_on_each_other_are_an_error_that_shows_the_circle(hu
     assert "in a circle: acme/norms@" in str(error)
 
 
+@pytest.mark.slow
 def test_pinned_kernel_with_a_pinned_dependency_is_loaded_offline_without_a_request(hub, client, monkeypatch):
     base = hub.add("acme/base", kernel(value="pinned"))
     commit = hub.add("acme/norms", kernel(metadata=depends(revision=base), more={"__init__.py": ASKS}))

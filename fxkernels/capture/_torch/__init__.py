@@ -4,6 +4,8 @@ Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py
 `torch._dynamo` or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
+from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
+from .caching import cacheable
 from .compiling import (
     call_on_fakes,
     cause_of,
@@ -18,6 +20,7 @@ from .compiling import (
     run_on_fakes,
     unwrapped_backend,
 )
+from .running import Watched, run_for_real, watch_on_fakes
 from .tracing import (
     Observer,
     add_marker,
@@ -45,10 +48,15 @@ from .variables import (
 
 __all__ = [
     "Frame",
+    "Indescribable",
     "Observer",
+    "SavedTensors",
+    "Tape",
     "Variable",
+    "Watched",
     "add_marker",
     "attribute",
+    "cacheable",
     "call_on_fakes",
     "cause_of",
     "compile_key",
@@ -71,10 +79,13 @@ __all__ = [
     "output_proxies",
     "peek",
     "realized",
+    "recording_autograd",
+    "run_for_real",
     "run_on_fakes",
     "set_backend",
     "type_name",
     "unpacked",
     "unpacked_keywords",
     "unwrapped_backend",
+    "watch_on_fakes",
 ]

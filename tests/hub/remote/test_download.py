@@ -160,6 +160,7 @@ def test_cache_lies_where_the_environment_says(hub, client, tmp_path):
     assert (tmp_path / "cache/kernels--acme--norms/snapshots").is_dir()
 
 
+@pytest.mark.slow
 def test_progress_is_shown_by_the_clients_bars_and_can_be_switched_off(hub, client, tmp_path):
     hub.add("acme/norms", kernel())
     script = "from fxkernels import LayerRepository as R\nR('acme/norms', layer_name='RMSNorm', version=1).load()"

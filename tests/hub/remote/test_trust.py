@@ -194,6 +194,7 @@ def test_a_record_that_cannot_be_written_is_a_warning_and_the_code_may_still_run
     assert "acme/norms" in caplog.text
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_leave_one_good_record(hub: LoopbackHub, client: Any) -> None:
     commit = hub.add("acme/norms", FILES)
     script = f"from fxkernels.hub.remote.trust import require_trust\nrequire_trust('acme/norms', '{commit}', False)"

@@ -1,0 +1,25 @@
+"""Every test of this folder runs for each kernel row and each inner compiler that it asks for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_rows import ROWS, Row
+
+
+@pytest.fixture(params=ROWS)
+def row(request: pytest.FixtureRequest) -> Row:
+    row = ROWS[request.param]
+    if row.unavailable is not None:
+        pytest.skip(row.unavailable)
+    return row
+
+
+@pytest.fixture(params=["eager", "aot_eager"])
+def inner(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(3, 8)
