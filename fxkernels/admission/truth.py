@@ -1,0 +1,117 @@
+"""What a call computes, exactly: the reference in float64, its gradients, and beside them what the layer makes of it in its own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..kernels.lowering.autocast import autocast_to
+from .samples import moved
+from .wide import NotWidened, run_wide, widened
+
+Cotangents = Sequence[torch.Tensor | None]
+
+
+class Truth:
+    """The exact results for one sample. What is not asked for is not computed.
+
+    Args:
+        reference: From the inputs to a tuple of the outputs.
+        inputs: The inputs, in their own dtypes. They are not written, and must not change while results are asked for.
+        wanted: Positions of the inputs whose gradients are wanted; none if no gradient flows.
+        widest: The dtype that counts as exact.
+        autocast: The dtype to which autocast is set.
+        device: The type of the device.
+    """
+
+    def __init__(
+        self,
+        reference: fx.GraphModule,
+        inputs: Sequence[Any],
+        wanted: Sequence[int],
+        *,
+        widest: torch.dtype = torch.float64,
+        autocast: torch.dtype | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._reference, self._widest, self._autocast, self._device = reference, widest, autocast, device
+        self._inputs = tuple(inputs)
+        self._wanted = tuple(wanted)
+        self.why_not_wide: str | None = None
+
+    @cached_property
+    def own(self) -> _Evaluation:
+        """What the layer computes in its own dtype."""
+        return _Evaluation(self._in_own_dtype, [_copy(value) for value in self._inputs], self._wanted)
+
+    @cached_property
+    def _exact(self) -> _Evaluation:
+        try:
+            return _Evaluation(self._wide, [widened(value, self._widest) for value in self._inputs], self._wanted)
+        except NotWidened as error:
+            self.why_not_wide = str(error)
+            return self.own
+
+    @cached_property
+    def _moved(self) -> _Evaluation:
+        inputs = [widened(value, self._widest) for value in moved(self._inputs, seed=1)]
+        return _Evaluation(self._wide, inputs, self._wanted)
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """The exact outputs."""
+        return self._exact.outputs
+
+    def output_of_layer(self, number: int) -> list[torch.Tensor]:
+        """Return an output as the layer computes it, and the exact one for inputs that were moved by one rounding."""
+        return [evaluation.outputs[number].detach() for evaluation in self._others()]
+
+    def gradients(self, cotangents: Cotangents) -> list[torch.Tensor | None]:
+        """Return the exact gradients of the wanted inputs."""
+        return self._exact.gradients(cotangents)
+
+    def gradient_of_layer(self, number: int, cotangents: Cotangents) -> list[torch.Tensor]:
+        """Return one gradient as the layer computes it, and the exact one for inputs that were moved by one rounding."""
+        found = [evaluation.gradients(cotangents)[number] for evaluation in self._others()]
+        return [gradient for gradient in found if gradient is not None]
+
+    def _others(self) -> list[_Evaluation]:
+        return [self.own, self._moved] if self.why_not_wide is None else [self.own]
+
+    def _wide(self, *inputs: Any) -> tuple[Any, ...]:
+        return run_wide(self._reference, inputs, self._widest)
+
+    def _in_own_dtype(self, *inputs: Any) -> tuple[Any, ...]:
+        with autocast_to(self._autocast, self._device):
+            return tuple(self._reference(*inputs))
+
+
+class _Evaluation:
+    """Outputs of a function for some inputs, and their gradients for as many cotangents as one likes."""
+
+    def __init__(self, function: Callable[..., tuple[Any, ...]], inputs: list[Any], wanted: tuple[int, ...]) -> None:
+        with torch.set_grad_enabled(bool(wanted)):
+            for position in wanted:
+                inputs[position].requires_grad_()
+            # A layer may hand an input through, or write to a copy: what it differentiates is no leaf.
+            self._leaves = [inputs[position] for position in wanted]
+            self.outputs = function(*inputs)
+
+    def gradients(self, cotangents: Cotangents) -> list[torch.Tensor | None]:
+        pairs = [
+            (output, cotangent.to(output.dtype))
+            for output, cotangent in zip(self.outputs, cotangents, strict=True)
+            if cotangent is not None and isinstance(output, torch.Tensor) and output.requires_grad
+        ]
+        if not pairs:
+            return [None] * len(self._leaves)
+        outputs, given = zip(*pairs, strict=True)
+        return list(torch.autograd.grad(outputs, self._leaves, given, retain_graph=True, allow_unused=True))
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,102 @@
+"""`fxkernels admitted`: what kernels have shown on this machine, or failed to show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .hub_command import Answer, answering, paragraph
+
+if TYPE_CHECKING:
+    from ..admission.records import Record
+
+_SHORT = 12
+
+
+@click.group(short_help="List, show or forget what kernels have shown.")
+def admitted() -> None:
+    """Show the records of admission: which kernel was probed for which form of call, and what came of it.
+
+    They are small files in the cache directory (FXKERNELS_CACHE, else HF_HOME/fxkernels), under admitted/. Copied to other machines of the
+    same kind they save the probe there.
+    """
+
+
+@admitted.command("list")
+@click.option("--refused", is_flag=True, help="Only kernels that were refused.")
+@answering
+def list_records(refused: bool) -> Answer:
+    """List all records, one line each.
+
+    \b
+    Examples:
+      fxkernels admitted list
+      fxkernels admitted list --refused --json
+    """
+    from ..admission import records
+
+    found = [record for record in records.every() if not refused or record.verdict.result == "refused"]
+    lines = [f"{record.key[:_SHORT]}  {_outcome(record):<16} {record.kernel}, {record.mode}" for record in found]
+    if not found:
+        lines = [f"nothing in {records.records_directory()}"]
+    return Answer({"records": [record.as_dict() for record in found]}, tuple(lines))
+
+
+@admitted.command("show")
+@click.argument("key")
+@answering
+def show_record(key: str) -> Answer:
+    """Show one record with its evidence. The first characters of the key will do."""
+    record = _only(key)
+    verdict, evidence = record.verdict, record.verdict.evidence
+    lines = [f"key      {record.key}", f"kernel   {record.kernel}", f"mode     {record.mode}", f"torch    {record.torch}"]
+    lines += paragraph(f"{_outcome(record)}{': ' if verdict.message else ''}{verdict.message}", " " * 9, "verdict  ")
+    lines += ["inputs", *(f"  {line}" for line in record.inputs)]
+    lines += [f"runs     {evidence.get('runs', 0)}"]
+    for what, numbers in evidence.get("errors", {}).items():
+        lines.append(f"  {what}: off by {numbers['error']}, may be by {numbers['tolerance']} ({numbers['by']}, {numbers['values']} values)")
+    for note in evidence.get("notes", []):
+        lines += paragraph(note, "    ", "  - ")
+    if evidence.get("output"):
+        lines += ["what it printed", *(f"  {line}" for line in str(evidence["output"]).splitlines())]
+    return Answer(record.as_dict(), tuple(lines))
+
+
+@admitted.command("forget")
+@click.argument("keys", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Forget all records.")
+@answering
+def forget_records(keys: tuple[str, ...], everything: bool) -> Answer:
+    """Remove records, so that their kernels are probed again when they are next used.
+
+    \b
+    Examples:
+      fxkernels admitted forget 3f2a91c04e7b
+      fxkernels admitted forget --all
+    """
+    from ..admission import records
+
+    if everything == bool(keys):
+        raise click.UsageError("name the keys to forget, or say --all")
+    found = list(records.every()) if everything else [_only(key) for key in keys]
+    removed = [record for record in found if records.forget(record.key)]
+    lines = tuple(f"forgot {record.key[:_SHORT]}  {record.kernel}" for record in removed)
+    return Answer({"forgotten": [record.key for record in removed]}, lines or ("there was nothing to forget",))
+
+
+def _only(key: str) -> Record:
+    """The one record whose key begins so."""
+    from ..admission import records
+
+    found = [record for record in records.every() if record.key.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(f"no record begins with {key!r}; `fxkernels admitted list` shows all")
+    raise ValueError(f"{len(found)} records begin with {key!r}; write more of the key")
+
+
+def _outcome(record: Record) -> str:
+    verdict = record.verdict
+    return verdict.result if verdict.code is None else f"{verdict.result} {verdict.code}"

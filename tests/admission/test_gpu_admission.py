@@ -1,0 +1,47 @@
+"""Admission on a GPU: the child has a context of its own, and one that a kernel has spoilt is given up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from hazard_requests import norm_request
+
+from fxkernels.admission import Admitted, admit
+from fxkernels.passes.miss import Miss
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_correct_norm_is_admitted(dtype: torch.dtype) -> None:
+    found = admit(norm_request("CorrectNorm", dtype, device="cuda"))
+    assert isinstance(found, Admitted), found
+    assert found.how == "probed", found
+
+
+@pytest.mark.parametrize(
+    ("layer", "code"), [("H1OverwritesGradient", "gradient"), ("H7RepacksParameters", "mutates_input"), ("H9ZeroCentred", "numerics")]
+)
+def test_a_wrong_norm_is_refused(layer: str, code: str) -> None:
+    found = admit(norm_request(layer, torch.bfloat16, device="cuda"))
+    assert isinstance(found, Miss)
+    assert found.code == code
+
+
+def test_a_kernel_that_spoils_the_device_is_refused_and_the_next_one_is_probed() -> None:
+    found = admit(norm_request("FailsOnDevice", device="cuda"))
+    assert isinstance(found, Miss)
+    assert found.code == "crash"
+    assert isinstance(admit(norm_request("CorrectNorm", torch.float32, 3, 32, device="cuda")), Admitted)
+    torch.ones(3, device="cuda").sum().item()  # ours is as good as before
+
+
+def test_many_rows_take_less_than_a_second() -> None:
+    admit(norm_request("CorrectNorm", device="cuda"))
+    start = time.perf_counter()
+    found = admit(norm_request("CorrectNorm", torch.bfloat16, 8192, 4096, device="cuda"))
+    seconds = time.perf_counter() - start
+    assert isinstance(found, Admitted)
+    print(f"{seconds:.2f} s")
