@@ -20,6 +20,7 @@ from torch import nn
 from torch.compiler import is_exporting
 
 from ..errors import KernelRuntimeError
+from ..kernels.call import other_device
 from ..kernels.layer import KernelLayer
 from ..kernels.recompute import is_cut, recomputed_backward
 from ..kernels.signature import forward_signature, kernel_arguments
@@ -225,7 +226,7 @@ def _without_backward(layer: type[nn.Module], kernel: KernelLayer, in_training: 
 
 def _kernel_forward(layer: type[nn.Module], kernel: KernelLayer) -> Forward:
     """The kernel's forward, taking arguments as the layer's forward takes them: keywords may have other names there."""
-    forward: Forward = kernel.cls.forward
+    forward = _on_the_inputs_device(kernel.cls.forward)
     try:
         ours, theirs = forward_signature(kernel.cls), forward_signature(layer)
     except (TypeError, ValueError):
@@ -239,6 +240,20 @@ def _kernel_forward(layer: type[nn.Module], kernel: KernelLayer) -> Forward:
         return forward(self, *args, **kwargs)
 
     return renamed
+
+
+def _on_the_inputs_device(forward: Forward) -> Forward:
+    """The same, with the CUDA device of the arguments as the current one."""
+    is_compiling = torch.compiler.is_compiling
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        device = None if is_compiling() else other_device((*args, *kwargs.values()))
+        if device is None:
+            return forward(self, *args, **kwargs)
+        with torch.cuda.device(device):
+            return forward(self, *args, **kwargs)
+
+    return run
 
 
 def _wants_gradient(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -139,7 +139,7 @@ class KernelCall:
         Raises:
             KernelRuntimeError: If it raises, or returns another number of tensors.
         """
-        device = _other_device(inputs)
+        device = other_device(inputs)
         if device is not None:
             with torch.cuda.device(device):
                 return self._run(inputs)
@@ -208,8 +208,8 @@ def _needs_gradient(inputs: tuple[Any, ...]) -> bool:
     return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
 
 
-def _other_device(inputs: tuple[Any, ...]) -> int | None:
-    """The CUDA device of the inputs, if it is not the current one. Launches go to the current one, wherever the tensors are."""
+def other_device(inputs: Iterable[Any]) -> int | None:
+    """Return the CUDA device of the inputs, if it is not the current one. Launches go to the current one, wherever the tensors are."""
     for value in inputs:
         # While somebody traces, the tensors are of other types, and nothing is launched.
         if type(value) in (torch.Tensor, torch.nn.Parameter) and value.is_cuda:

@@ -15,6 +15,8 @@ from torch import nn
 
 import fxkernels
 
+pytestmark = pytest.mark.slow
+
 ROW = ROWS["operator with a backward"]  # whose operator would be seen in a program
 MODELS = {"by Dynamo": Stack, "symbolically": Block}
 CAPTURED = pytest.mark.parametrize("captured", MODELS)

@@ -258,6 +258,7 @@ def test_records_can_be_read_by_whoever_can_read_the_cache(hub, client):
 # --- many at once ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eight_processes_that_load_one_repository_from_a_cold_cache_all_get_it(hub, client):
     commit = hub.add("acme/norms", kernel(digests=True, more={"weights.bin": bytes(1_000_000), **{f"p{n}.py": "" for n in range(5)}}))
     hub.fail("*/resolve/*", method="GET", delay=0.05)

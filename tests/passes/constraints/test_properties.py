@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from fxkernels.passes.constraints import Condition, ConstraintError, Depends, Facts, Proven, Refuted, TensorFacts, check, parse
 from fxkernels.passes.miss import Miss
 
+pytestmark = pytest.mark.slow
+
 many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
