@@ -1,14 +1,11 @@
 """Kernel repositories: on this machine or on the Hub, from finding the build that fits a target to importing it.
 
-What lives here, in the order in which a load passes through it: `layer_repository` and `repository` (the values that stand in a mapping),
-`opening` with `resolve` (a version or branch as a commit) and `trust` (may its code run), `snapshot` and `download` (a repository in one
-state, in a folder or in the cache), `variant_choice` (which build fits, and why the others do not), `metadata`, `requirements`, `digests`
-(what is checked before anything runs), `dependency_tree` and `importer` (the build as a Python module, after what it depends on); `loading`
-is that way in one function. `client` is the only file that
-talks to huggingface_hub, `cache` knows where it puts things. `overrides` puts a directory in the place of a repository. `lock`,
-`lock_file`, `locking`, `locked_snapshot` and `locked_repository` are what a lock is, how it is written down, how it comes about and how it
-is loaded through. `verification` and `layer_listing` look at builds without running them, for the command line. What a kernel layer has to
-look like is the business of `fxkernels.kernels`.
+Here are the values that stand in a mapping (`repository`, `layer_repository`, `locked_repository`) and the way from one of them to a layer:
+`opening` (where the repository is, and whether its code may run; `overrides` puts a directory in its place), `snapshot` (a repository in
+one state), `loading` (choose, check, fetch, verify, import). The rooms behind it: `builds` (what a repository has), `remote` (the Hub and
+its cache), `integrity` (that the files are the right ones), `importing` (a build as a module), `locks` (lock files).
+
+What a kernel layer has to look like is the business of `fxkernels.kernels`.
 """
 
 from __future__ import annotations
