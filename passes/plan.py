@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from torch import fx
 
+from .gate import Candidate, Gate
 from .layer_call import LayerCall
 from .miss import Miss
 
-Status = Literal["rewritten", "missed", "excluded", "covered", "not_captured"]
+Status = Literal["rewritten", "missed", "excluded", "covered", "not_captured", "unknown"]
+"""`unknown`: nothing speaks against a kernel, but a gate that only running it could answer was not asked. Only plans that are not carried
+out have it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +36,14 @@ class Decision:
     """What happens to one layer call, and why.
 
     Args:
-        status: ``rewritten``, ``missed``, ``excluded`` or ``covered``.
+        status: ``rewritten``, ``missed``, ``excluded``, ``covered`` or ``unknown``.
         misses: Every miss on the way, in the order in which candidates were asked; the first one is the reason of a call that missed.
         kernel: Who replaces the call; for the passes an opaque value.
         replacement: Present exactly if the status is ``rewritten``.
         lowering: How the kernel enters the graph; for the passes an opaque value.
+        gates: What the call itself was asked.
+        candidates: The repositories that were asked for a kernel, in order; the last one is the one that is taken, if any is.
+        form: What calls that are decided alike share; for the passes an opaque value.
     """
 
     status: Status
@@ -45,6 +51,9 @@ class Decision:
     kernel: Any = None
     replacement: Replacement | None = None
     lowering: Any = None
+    gates: tuple[Gate, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    form: Any = None
 
     def __post_init__(self) -> None:
         if (self.status == "rewritten") is not (self.replacement is not None):

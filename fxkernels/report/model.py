@@ -9,8 +9,29 @@ from torch import fx
 
 from ..kernels.layer import KernelIdentity
 from ..kernels.lowering.lowering import Lowering
+from ..passes.gate import Candidate, Gate
 from ..passes.miss import Miss
 from ..passes.plan import Status
+from ..target import Target
+from .operation import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a kernel is trusted with a call.
+
+    Args:
+        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (nobody asked for it).
+        reason: Why it is unprobed, as a sentence; else empty.
+        record: Key of the record that ``fxkernels admitted show`` shows, if there is one.
+    """
+
+    how: str
+    reason: str = ""
+    record: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.how}: {self.reason}" if self.reason else self.how
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +44,15 @@ class GraphDecision:
         kernel: Who replaces it, if it was rewritten.
         misses: Every miss on the way, in the order of the candidates.
         lowering: How the kernel enters a compiled graph; None where its Python runs as it is.
+        training: The layer's training flag, where a kernel is mapped to its name.
+        gates: What the call itself was asked, in order.
+        candidates: The repositories that were asked for a kernel, with their gates; the last one is the one that was taken, if any was.
+        evidence: Why the kernel is trusted; None where none runs.
+        inputs: The call's inputs as the layer names them, e.g. ``hidden_states: bf16[2, 8, 64]``.
+        before: The operations of the region.
+        after: The operations that take their place; empty if none do.
+        node: Name of the node of the graph that has the call's first output; empty for a call that no graph has captured.
+        reads: Keys of the calls whose outputs reach this one's inputs without passing through another call.
     """
 
     graph: int
@@ -30,6 +60,15 @@ class GraphDecision:
     kernel: KernelIdentity | None = None
     misses: tuple[Miss, ...] = ()
     lowering: Lowering | None = None
+    training: bool | None = None
+    gates: tuple[Gate, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    evidence: Evidence | None = None
+    inputs: tuple[str, ...] = ()
+    before: tuple[Operation, ...] = ()
+    after: tuple[Operation, ...] = ()
+    node: str = ""
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +90,11 @@ class CallReport:
     layer: str
     location: str | None
     decisions: tuple[GraphDecision, ...]
+
+    @property
+    def key(self) -> str:
+        """The call's name, e.g. ``model.layers.3.norm#0``."""
+        return f"{self.path}#{self.index}"
 
     @property
     def status(self) -> Status:
@@ -79,6 +123,9 @@ class Report:
         pending: Whether nothing has been captured yet.
         notes: Sentences about the captures as a whole (why it went the Dynamo way, a recompile limit).
         capture: ``"dynamo"`` or ``"symbolic"``.
+        model: Class of the model, where it is known.
+        targets: What kernels were chosen for, one for each device type that a call has.
+        versions: Name and version of each library that the result depends on.
     """
 
     calls: tuple[CallReport, ...] = ()
@@ -86,10 +133,13 @@ class Report:
     pending: bool = False
     notes: tuple[str, ...] = ()
     capture: str = "dynamo"
+    model: str = ""
+    targets: tuple[Target, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
         # Graphs hold kernels and compiled state; they are captured anew where the model is unpickled.
-        return Report, (self.calls, (), self.pending, self.notes, self.capture)
+        return Report, (self.calls, (), self.pending, self.notes, self.capture, self.model, self.targets, self.versions)
 
     def __deepcopy__(self, memo: object) -> Report:
         return self

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import time
 
 import pytest
 import torch
@@ -343,45 +342,3 @@ def test_functions_of_the_kernels_package_are_rewritten_and_pickled():
 
 def plain_rotate(x, angle, sign=1):
     return x * angle * sign
-
-
-def test_a_rewritten_call_costs_at_most_a_microsecond_more_than_in_a_plain_symbolic_trace():
-    class Chain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList(QuickNorm() for _ in range(50))
-
-        def forward(self, x):
-            for layer in self.layers:
-                x = layer(x)
-            return x
-
-    class Leaves(fx.Tracer):
-        def is_leaf_module(self, m, module_qualified_name):
-            return isinstance(m, QuickNorm)
-
-    model = Chain().eval()
-    plain = fx.GraphModule(model, Leaves().trace(model))
-    kernelized = rewritten(model, Quick=QuickKernel)
-
-    def seconds(module):
-        # processor time of this thread, and the best of several: the machine may have other things to do
-        start = time.thread_time()
-        for _ in range(20):
-            module(x)
-        return (time.thread_time() - start) / 20 / 50
-
-    with torch.no_grad():
-        pairs = [(seconds(plain), seconds(kernelized)) for _ in range(40)]
-    assert min(ours for _, ours in pairs) - min(theirs for theirs, _ in pairs) < 1e-6
-
-
-@use_kernel_forward_from_hub("Quick")
-class QuickNorm(nn.Module):
-    def forward(self, x):
-        return x
-
-
-class QuickKernel(nn.Module):
-    def forward(self, x):
-        return x

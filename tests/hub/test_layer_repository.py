@@ -7,11 +7,9 @@ import json
 import pickle
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 from kernel_repositories import FOLDER, copy_repository
 from published import UNIVERSAL, kernel
 
@@ -266,18 +264,6 @@ def test_loaded_layer_can_be_sent_to_another_process(hub, client, tmp_path):
     script = f"import pickle\nprint(pickle.loads(open({str(tmp_path / 'layer')!r}, 'rb').read()).cls.VALUE)"
     assert isinstance(layer, KernelLayer)
     assert client.run(script, HF_HUB_OFFLINE="1").stdout == "sent\n"
-
-
-def test_cached_kernel_costs_less_than_twenty_milliseconds_besides_its_import(hub, client, monkeypatch, tmp_path):
-    commit = hub.add("acme/norms", copy_repository("norms", tmp_path, "layer_repository_timed"))
-    norms().load_for(CPU)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        norms(revision=commit).load_for(CPU)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.020
 
 
 def test_cache_that_was_copied_to_another_machine_is_used_there(hub, client, tmp_path):
