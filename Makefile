@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint screenshot clean
 
 demo: $(READY)
 	$(BIN)/fxkernels demo
@@ -14,6 +14,10 @@ test: lint
 # What `make test` leaves out: whole matrices of kernels, modes and sizes, and tests that start many processes.
 slow: $(READY)
 	$(BIN)/python -m pytest -n auto -m "slow and not gpu"
+
+# The picture and the text that the README shows. Needs Chromium, and the fonts Inter and JetBrains Mono.
+screenshot: $(READY)
+	$(BIN)/python benchmarks/screenshot.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -223,13 +223,15 @@ def guards(layers: int, mapped: bool, kernelized: bool, runs: int) -> None:
 
 def marked_graph() -> fx.GraphModule:
     """The graph of a one-layer Llama as capture leaves it, with five layer calls between their markers."""
-    from fxkernels.backend import HubKernels, options_of
+    from fxkernels.backend import HubKernels
+    from fxkernels.options import options_of
 
     kept: list[fx.GraphModule] = []
 
     class Capture(HubKernels):
-        def rewrite(self, gm: fx.GraphModule) -> None:
+        def rewrite(self, gm: fx.GraphModule) -> list[Any]:
             kept.append(gm)
+            return []
 
     torch._dynamo.reset()
     backend = Capture(options_of({"inner": "eager", "mapping": everything_mapped()}))

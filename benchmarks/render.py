@@ -1,6 +1,7 @@
 """Write the tables of README.md from the JSON lines in `results/`: ``python benchmarks/render.py``.
 
-The table of `results/<name>.jsonl` replaces what stands between ``<!-- <name> -->`` and ``<!-- end -->``.
+The table of `results/<name>.jsonl` replaces what stands between ``<!-- <name> -->`` and ``<!-- end -->``. Figures stand in the README
+beside this file; what the tests of ``tests/hazards`` have found stands in the project's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PROJECT = HERE.parent
+OF_TESTS = frozenset({"hazards"})
+"""Results that tests have found."""
+VERDICTS = {"caught": "caught", "repaired": "caught, repaired by copies"}
+"""What a table calls what became of a wrong kernel; another word is an error."""
 
 
 def duration(seconds: float) -> str:
@@ -29,6 +35,8 @@ def duration(seconds: float) -> str:
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """The Markdown of one results file: what it was measured with, and a table per pair of sides."""
+    if "hazard" in rows[0]:
+        return hazards(rows)
     return "\n\n".join([origin(rows), *(table(list(group)) for _, group in groupby(rows, key=lambda row: list(row["sides"])))])
 
 
@@ -51,6 +59,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def hazards(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of what was found about kernels that are known to be wrong, a row per hazard."""
+    lines = ["| | hazard | what it would do | what the report says | verdict |", "|---|---|---|---|---|"]
+    for number, group in groupby(rows, key=lambda row: row["#"]):
+        cases = list(group)
+        # How far a result may be off stands in the record; how far it is off will do here.
+        said = "<br>".join(f"{case['kernel'].partition(':')[2]}: {re.sub(r' [(](mean|largest).*', '', case['report'])}" for case in cases)
+        verdicts = ", ".join(dict.fromkeys(VERDICTS[case["verdict"]] for case in cases))
+        lines.append(f"| {number} | {cases[0]['hazard']} | {cases[0]['harm']} | {said} | **{verdicts}** |")
+    return "\n".join(lines)
+
+
 def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
     """`readme` with the table of each results file between its markers.
 
@@ -68,10 +88,11 @@ def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    """Read `results/*.jsonl`, rewrite README.md."""
+    """Read `results/*.jsonl`, rewrite both READMEs."""
     results = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(HERE.glob("results/*.jsonl"))}
-    readme = HERE / "README.md"
-    readme.write_text(render(readme.read_text(), results))
+    for readme, of_tests in ((HERE / "README.md", False), (PROJECT / "README.md", True)):
+        mine = {name: rows for name, rows in results.items() if (name in OF_TESTS) is of_tests}
+        readme.write_text(render(readme.read_text(), mine))
 
 
 if __name__ == "__main__":

@@ -16,21 +16,25 @@ from .fallback import KernelizeFallback
 from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
+from .target import Target
 
 if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
+    from .culprit.bisection import bisect
+    from .explaining import explain
     from .hub.importing.dependencies import get_kernel_dep
     from .report.model import Report
     from .report.recorder import last_report
-    from .transform import explain, kernelize, original
+    from .transform import kernelize, original
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Report": "report.model",
+    "bisect": "culprit.bisection",
     "builtin_mapping": "builtin",
-    "explain": "transform",
+    "explain": "explaining",
     "get_kernel_dep": "hub.importing.dependencies",
     "hubkernels": "backend",
     "kernelize": "transform",
@@ -54,6 +58,8 @@ __all__ = [
     "ROCMProperties",
     "Report",
     "RepositoryError",
+    "Target",
+    "bisect",
     "builtin_mapping",
     "explain",
     "get_kernel_dep",

@@ -7,76 +7,36 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx
 
-from .admission import Verify, verification
+from .admission import Verify
 from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
-from .device import Device
+from .constrained import OnDepends
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
-from .hub.locked_repository import UnderLock, lock_of
-from .hub.locks.lock import Lock
-from .kernels.loader import KernelLoader
-from .kernels.lowering.lowering import BACKWARDS, Backward
+from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
+from .options import Options, options_of
 from .passes.find import find_layer_calls
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
 from .passes.plan import Decision, Plan, plan_rewrites
 from .passes.rewrite import rewrite
+from .report.counters import RunCounters, counted
 from .report.model import Report
-from .report.recorder import Recorder
+from .report.recorder import About, Recorder
 from .target import Target
+from .versions import installed_versions
 
 _log = logging.getLogger("fxkernels")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What can be asked of the backend. See `hubkernels` for the public ones.
-
-    `device`, `declared` and `edit` belong to `kernelize` and `explain`: restrict to a device type, take only kernels that declare support
-    for torch.compile, and whether the plan is carried out.
-    """
-
-    inner: str | Callable[..., Any] = "inductor"
-    inner_mode: str | None = None
-    inner_options: dict[str, Any] | None = None
-    mapping: KernelMapping | None = None
-    kernel_mode: Mode | None = None
-    use_fallback: KernelizeFallback = KernelizeFallback.DEFAULT
-    only: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    lockfile: Lock | None = None
-    opaque: bool = True
-    backward: Backward = "fallback"
-    verify: Verify | None = None
-    device: str | None = None
-    declared: bool = False
-    edit: bool = True
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the inner compiler traces what it gets, instead of running it as it is."""
-        return not _torch.is_eager(self.inner)
-
-    def loader(self) -> KernelLoader:
-        """Return a new loader of kernels: through the lock, where there is one."""
-        return KernelLoader() if self.lockfile is None else KernelLoader(functools.partial(UnderLock, lock=self.lockfile))
-
-
-PUBLIC_OPTIONS = (
-    *("inner", "inner_mode", "inner_options", "mapping", "kernel_mode", "use_fallback", "only", "exclude", "lockfile"),
-    *("opaque", "backward", "verify"),
-)
 
 
 @dataclass
@@ -86,11 +46,19 @@ class Session:
     paths: ModulePaths = field(default_factory=ModulePaths)
     chooser: Chooser = field(default_factory=lambda: Chooser(Target.of_machine))
     recorder: Recorder = field(init=False)
+    also: tuple[HubKernels, ...] = ()
     around: dict[int, HubKernels] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    counters: RunCounters | None = None
+    runner: Callable[[fx.GraphModule], Callable[..., Any]] | None = None
+    """Runs the rewritten graphs in the place of the inner compiler, for which they are still planned: for looking at single kernels."""
 
     def __post_init__(self) -> None:
-        self.recorder = Recorder(lambda: self.paths.annotated)
+        self.recorder = Recorder(lambda: self.paths.annotated, self.about, self.counters)
+
+    def about(self) -> About:
+        """What the report says of the captures as a whole."""
+        return About(self.paths.model, tuple(self.chooser.targets.values()), installed_versions())
 
 
 class HubKernels:
@@ -100,7 +68,9 @@ class HubKernels:
 
     def __init__(self, options: Options, session: Session | None = None, *, parts_only: bool = False) -> None:
         self.options = options
-        self.session = Session(chooser=Chooser(Target.of_machine, options.loader())) if session is None else session
+        if session is None:
+            session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None)
+        self.session = session
         self.parts_only = parts_only
         dynamo.install()
         _listen_for_recompile_limits()
@@ -109,6 +79,11 @@ class HubKernels:
     def report(self) -> Report:
         """What the captures so far have done."""
         return self.session.recorder.report
+
+    @property
+    def counters(self) -> RunCounters | None:
+        """How often each call has run; None unless it was made with ``counters=True``."""
+        return self.session.counters
 
     @property
     def paths(self) -> ModulePaths:
@@ -155,15 +130,18 @@ class HubKernels:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
         # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
         with self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
-            self.rewrite(gm)
-        inner = self.options.inner
+            plans = self.rewrite(gm)
+        if self.session.runner is not None:
+            return self.session.runner(gm)
+        inner = self.options.inner if self.options.edit else _torch.inner_compiler("eager", None, None)
         if not callable(inner):
             inner = _torch.inner_compiler(inner, mode or self.options.inner_mode, self.options.inner_options)
         with _torch.cacheable(gm):
-            return inner(gm, example_inputs)
+            compiled = inner(gm, example_inputs)
+        return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for plan in plans for call, decision in plan])
 
-    def rewrite(self, gm: fx.GraphModule) -> None:
-        """Plan all calls of the graph and of the graphs nested in it, then edit, record and log."""
+    def rewrite(self, gm: fx.GraphModule) -> list[Plan]:
+        """Plan all calls of the graph and of the graphs nested in it, then edit, record and log. Return the plans."""
         deciders: dict[HubKernels, Decider] = {}
         counts: Counter[Hashable] = Counter()
         plans: list[tuple[fx.GraphModule, Plan]] = []
@@ -178,10 +156,21 @@ class HubKernels:
             plans.append((owner, plan_rewrites(find_layer_calls(owner.graph, counts), decide)))
         for backend in dict.fromkeys((self, *deciders)):
             backend.conclude(gm, [entry for _, plan in plans for entry in plan if entry[0].site.owner is backend])
+        for backend in self.session.also:
+            backend.conclude(gm, backend.plan_again(plans))
         for owner, plan in plans:
             if len(plan):
                 rewrite(owner.graph, plan if self.options.edit else Plan(tuple((call, Decision("missed")) for call, _ in plan)))
                 owner.recompile()
+        return [plan for _, plan in plans]
+
+    def plan_again(self, plans: list[tuple[fx.GraphModule, Plan]]) -> list[tuple[LayerCall, Decision]]:
+        """Decide calls that another backend has captured and decided for itself, as this one would."""
+        decider = Decider(self.session.chooser, self.request())
+        entries: list[tuple[LayerCall, Decision]] = []
+        for owner, plan in plans:
+            entries += plan_rewrites([call for call, _ in plan], functools.partial(decider.decide, owner=owner))
+        return entries
 
     def request(self) -> Request:
         """What is asked for, with the mapping as it is now."""
@@ -195,8 +184,12 @@ class HubKernels:
             opaque=options.opaque,
             backward=options.backward,
             verify=options.verify,
+            on_depends=options.on_depends,
+            triton=dict(installed_versions()).get("triton"),
             only=options.only,
             exclude=options.exclude,
+            runs=options.edit,
+            elsewhere=options.target is not None,
         )
 
     def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]]) -> None:
@@ -226,6 +219,8 @@ def hubkernels(
     opaque: bool = True,
     backward: Backward = "fallback",
     verify: Verify | None = None,
+    on_depends: OnDepends = "guard",
+    counters: bool = False,
 ) -> HubKernels:
     """Return a backend for ``torch.compile(model, backend=...)``. It can be copied and pickled; `.report` says what it did.
 
@@ -242,8 +237,12 @@ def hubkernels(
         opaque: Whether a kernel that the inner compiler cannot trace may enter the graph as an operator of its own. If not, it is a miss.
         backward: What a kernel without a backward means for a layer in training mode: ``"fallback"`` keeps the original layer,
             ``"recompute"`` runs the kernel, and the original layer once more in the backward, for its gradient.
-        verify: Whether a kernel is probed before it is used, in another process and on random tensors like the call's: ``"probe"``, or
-            ``"strict"``, which also refuses what cannot be probed. By default it is not.
+        verify: Whether a kernel is probed before it is used, in another process and on random tensors like the call's: ``"probe"``,
+            ``"strict"``, which also refuses what cannot be probed, or ``"off"``. By default what ``FXKERNELS_VERIFY`` says, else
+            ``"probe"``.
+        on_depends: What happens where a kernel's constraints depend on dynamic sizes: ``"guard"`` uses it for those sizes that meet them,
+            ``"miss"`` does not use it.
+        counters: Whether to count how often each call runs its kernel or the original layer; see `HubKernels.counters`.
 
     Raises:
         ValueError, TypeError: For a mapping, mode or flag that makes no sense, see `KernelMapping.of`.
@@ -268,55 +267,11 @@ def hubkernels(
                 "opaque": opaque,
                 "backward": backward,
                 "verify": verify,
+                "on_depends": on_depends,
+                "counters": counters,
             }
         )
     )
-
-
-def options_of(given: dict[str, Any]) -> Options:
-    """Return the options that a user's names and values stand for.
-
-    Raises:
-        ValueError: For an unknown name, listing those that exist.
-        TypeError: For a value of the wrong type.
-    """
-    unknown = sorted(set(given) - set(PUBLIC_OPTIONS) - {f.name for f in fields(Options)})
-    if unknown:
-        raise ValueError(
-            f"unknown option {', '.join(map(repr, unknown))} of the hubkernels backend; its options are: {', '.join(PUBLIC_OPTIONS)}"
-        )
-    values = dict(given)
-    if values.get("mapping") is not None:
-        values["mapping"] = KernelMapping.of(values["mapping"])
-    if values.get("kernel_mode") is not None:
-        values["kernel_mode"] = _kernel_mode(values["kernel_mode"])
-    if values.get("device") is not None:
-        values["device"] = Device(values["device"]).type
-    if "use_fallback" in values:
-        values["use_fallback"] = KernelizeFallback.of(values["use_fallback"])
-    if values.get("lockfile") is not None:
-        values["lockfile"] = lock_of(values["lockfile"])
-    for name in ("only", "exclude"):
-        globs = values.get(name, ())
-        values[name] = (globs,) if isinstance(globs, str) else tuple(globs)
-    if not isinstance(values.get("opaque", False), bool):
-        raise TypeError(f"opaque= is True or False, not {values['opaque']!r}")
-    if values.get("backward", "fallback") not in BACKWARDS:
-        raise ValueError(f"backward= is {' or '.join(map(repr, BACKWARDS))}, not {values['backward']!r}")
-    if values.get("verify") is not None:
-        asked = verification(values["verify"])
-        values["verify"] = None if asked == "off" else asked
-    if not (isinstance(values.get("inner", ""), str) or callable(values["inner"])):
-        raise TypeError(f"inner= is the name of a backend or a callable, not {values['inner']!r}")
-    return Options(**values)
-
-
-def _kernel_mode(mode: Any) -> Mode:
-    if not isinstance(mode, Mode):
-        raise TypeError(f"a kernel mode is a Mode such as Mode.INFERENCE, not {mode!r}")
-    if Mode.FALLBACK in mode or not (Mode.INFERENCE in mode or Mode.TRAINING in mode):
-        raise ValueError(f"kernels are chosen for Mode.INFERENCE or Mode.TRAINING, not {mode!r}; FALLBACK stands in mappings only")
-    return mode
 
 
 def _unchanged(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import fx
 
-from .backend import HubKernels, options_of
+from .backend import HubKernels
 from .capture import dynamo
+from .options import options_of
 
 dynamo.install()
 

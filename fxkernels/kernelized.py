@@ -12,7 +12,7 @@ from torch.compiler import is_exporting
 
 from .backend import HubKernels
 from .capture import _torch
-from .capture.dynamo import KERNELIZED
+from .capture.call_gate import KERNELIZED
 from .errors import FxKernelsError
 from .report.model import Report
 
@@ -52,7 +52,7 @@ class Kernelized:
         if _torch.compiling_around() or is_exporting():
             return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         if self._compiled is None:
-            self._compiled = torch.compile(self.module._call_impl, backend=self.backend)
+            self._compiled = torch.compile(self.module._call_impl, backend=self.backend, **_torch.ISOLATED)
         try:
             return self._compiled(*args, **kwargs)
         except Exception as error:

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import fx, nn
 
 from .annotate import annotated_forward, condition_of, layer_name_of
-from .backend import Options, check_fallback
-from .candidates import supports_mode
+from .backend import check_fallback
+from .candidates.call_gates import supports_mode
+from .capture.captured_module import KEEPER
 from .capture.rewritten_layer import KernelChoice
 from .capture.symbolic import trace_symbolically
 from .capture.symbolic_calls import SymbolicCall, layer_calls, rewrite_calls
+from .fuel import Fuel
+from .gatekeeper import Gatekeeper
 from .kernels.layer import KernelLayer
 from .kernels.loader import CallForm, KernelLoader
 from .mode import Mode
+from .options import Options
 from .passes.miss import Miss
-from .report.model import CallReport, GraphDecision, Report
+from .passes.plan import Status
+from .report.model import CallReport, Evidence, GraphDecision, Report
 from .report.recorder import publish
 from .target import Target
 
 SYMBOLIC_ORIGINAL = "_fxkernels_original"
 """Attribute of a kernelized graph module under which the model stands that it came from."""
 
+SYMBOLIC_OPTIONS = "_fxkernels_options"
+"""The same for the options that it was made with."""
+
+
+_LATER = Evidence("unprobed", "this is decided when the layer is called")
 
 Chosen = KernelLayer | tuple[Miss, ...]
 """The kernel that layers with one training flag run, or why they run none."""
@@ -51,16 +62,26 @@ class _Outcome:
         return KernelChoice(kernels[0], training, training is not None and not training.has_backward) if any(kernels) else None
 
 
-def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -> fx.GraphModule:
+def kernelize_symbolically(
+    model: nn.Module, options: Options, target: Target, example: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+) -> fx.GraphModule:
     """Return the model as a graph module whose layer calls run kernels. `.report` says which.
 
-    A layer that no kernel replaces is traced through if annotated calls happen inside it, so that those have their turn.
+    A layer that no kernel replaces is traced through if annotated calls happen inside it, so that those have their turn. What is decided
+    here is who may run in a call; a gatekeeper decides who does when it is known what the layer is called with.
+
+    Args:
+        model: The model.
+        options: What is asked for.
+        target: What kernels are chosen for.
+        example: Arguments and keyword arguments of a call, for which everything is decided at once.
 
     Raises:
         CaptureError: If the model cannot be traced.
         NoKernelError, RepositoryError: If a call has no kernel and `use_fallback` does not permit that.
     """
-    planner = _Planner(options, target, options.loader())
+    chooser = options.chooser()
+    planner = _Planner(options, target, chooser.loader, chooser.fuel)
     opened: set[str] = set()
     while True:
         module = trace_symbolically(model, opened)
@@ -69,13 +90,17 @@ def kernelize_symbolically(model: nn.Module, options: Options, target: Target) -
         if outer <= opened:
             break
         opened |= outer
-    missed = [(call.key, call.layer_name, outcome.now) for call, outcome in outcomes if not isinstance(outcome.now, KernelLayer)]
+    now = [(call.key, call.layer_name, outcome.now) for call, outcome in outcomes if _status(outcome.now) == "missed"]
+    missed = [(key, name, chosen) for key, name, chosen in now if not isinstance(chosen, KernelLayer)]
     check_fallback(options.use_fallback, missed)
-    rewrite_calls(module, {call.key: outcome.choice for call, outcome in outcomes if outcome.choice is not None})
-    report = Report((*(_called(*pair) for pair in outcomes), *_not_called(model, outcomes)), (module,), capture="symbolic")
-    module.__dict__["report"] = report
-    module.__dict__[SYMBOLIC_ORIGINAL] = model
-    publish(report)
+    keeper = Gatekeeper(options, chooser=chooser)
+    rewrite_calls(module, {call.key: outcome.choice for call, outcome in outcomes if outcome.choice is not None}, keeper)
+    keeper.plan(Report((*(_called(*pair) for pair in outcomes), *_not_called(model, outcomes)), (module,), capture="symbolic"))
+    attributes = vars(module)
+    attributes[KEEPER], attributes[SYMBOLIC_ORIGINAL], attributes[SYMBOLIC_OPTIONS] = keeper, model, options
+    if example is not None:
+        keeper.decide_for(module, *example)
+    publish(keeper.report)
     return module
 
 
@@ -86,6 +111,7 @@ class _Planner:
     options: Options
     target: Target
     loader: KernelLoader
+    fuel: Fuel
 
     def decide(self, call: SymbolicCall, is_training: bool) -> _Outcome:
         subject = call.layer if call.layer is not None else call.function
@@ -93,7 +119,10 @@ class _Planner:
         if condition is not None and not condition(subject):
             miss = Miss("condition_false", "the condition given with the annotation is false for this layer")
             return _Outcome((miss,), (miss,), is_training)
-        return _Outcome(self._choose(call, Mode.INFERENCE), self._choose(call, Mode.TRAINING), is_training)
+        outcome = _Outcome(self._choose(call, Mode.INFERENCE), self._choose(call, Mode.TRAINING), is_training)
+        if outcome.choice is None or (refused := self.fuel.allows(call.key)) is None:
+            return outcome
+        return _Outcome((refused,), (refused,), is_training)
 
     def _choose(self, call: SymbolicCall, flag: Mode) -> Chosen:
         """The first candidate for layers with this training flag, or why there is none."""
@@ -135,14 +164,21 @@ def _is_training(module: nn.Module, call: SymbolicCall) -> bool:
 def _called(call: SymbolicCall, outcome: _Outcome) -> CallReport:
     """The call's decision for the training flag that its layer has now, after the other one's where they differ."""
     layer = type(call.layer).__qualname__ if call.layer is not None else getattr(call.function, "__qualname__", call.layer_name)
-    found = (outcome.now,) if outcome.now == outcome.otherwise else (outcome.otherwise, outcome.now)
-    return CallReport(call.path, call.index, call.layer_name, layer, None, tuple(map(_decision, found)))
+    now = _decision(outcome.now, outcome.is_training)
+    before = () if outcome.now == outcome.otherwise else (_decision(outcome.otherwise, not outcome.is_training),)
+    return CallReport(call.path, call.index, call.layer_name, layer, None, (*before, now if before else replace(now, training=None)))
 
 
-def _decision(chosen: Chosen) -> GraphDecision:
+def _status(chosen: Chosen) -> Status:
     if isinstance(chosen, KernelLayer):
-        return GraphDecision(0, "rewritten", chosen.identity)
-    return GraphDecision(0, "missed", None, chosen)
+        return "rewritten"
+    return "excluded" if chosen and chosen[0].code == "excluded" else "missed"
+
+
+def _decision(chosen: Chosen, training: bool) -> GraphDecision:
+    if isinstance(chosen, KernelLayer):
+        return GraphDecision(0, "rewritten", chosen.identity, training=training, evidence=_LATER)
+    return GraphDecision(0, _status(chosen), None, chosen, training=training)
 
 
 def _not_called(model: nn.Module, outcomes: list[tuple[SymbolicCall, _Outcome]]) -> list[CallReport]:

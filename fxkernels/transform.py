@@ -1,9 +1,8 @@
-"""kernelize(): a copy of a model whose annotated layers run kernels; explain(): what it would do."""
+"""kernelize(): a copy of a model whose annotated layers run kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +10,19 @@ from torch import fx, nn
 
 from .admission import Verify
 from .annotate import layer_name_of
-from .backend import HubKernels, Options, options_of
-from .capture import _torch
+from .backend import HubKernels
+from .capture.call_gate import KERNELIZED
 from .capture.clone import clone_module
-from .capture.dynamo import KERNELIZED
 from .capture.exactness import why_not_exact
+from .constrained import OnDepends
 from .errors import CaptureError
 from .fallback import KernelizeFallback
 from .kernelized import Kernelized
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
-from .report.model import Report
+from .on_fakes import captured_on_fakes
+from .options import Options, options_of
 from .symbolic import SYMBOLIC_ORIGINAL, kernelize_symbolically
 from .target import Target
 
@@ -41,9 +41,11 @@ def kernelize(
     opaque: bool = False,
     backward: Backward = "fallback",
     verify: Verify | None = None,
+    on_depends: OnDepends = "guard",
     example_args: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     lockfile: str | Path | None = None,
+    counters: bool = False,
 ) -> nn.Module:
     """Return a copy of `model` whose annotated layers run Hub kernels; `model` itself is untouched.
 
@@ -65,12 +67,14 @@ def kernelize(
             it cannot be traced.
         backward: What a kernel without a backward means for a layer in training mode: ``"fallback"`` keeps the original layer,
             ``"recompute"`` runs the kernel, and the original layer once more in the backward, for its gradient.
-        verify: Whether a kernel is probed before it is used: ``"probe"`` or ``"strict"``, see `hubkernels`. By default it is not.
+        verify: Whether a kernel is probed before it is used: ``"probe"``, ``"strict"`` or ``"off"``, see `hubkernels`.
+        on_depends: What happens where a kernel's constraints depend on dynamic sizes, see `hubkernels`.
         example_args: Positional arguments of a call. With them (or `example_kwargs`) the model is captured at once, on fake tensors, and
             the report is complete; without them it is pending until the first call, and warnings and errors come from that call.
         example_kwargs: Keyword arguments of that call.
         lockfile: An ``fxkernels.lock``, which is read now. Every repository of the mapping is loaded as it says, at the locked commit and
             with the locked files; one that it does not have is refused. What ships with this library need not be in it.
+        counters: Whether to count how often each call runs its kernel or the original layer, in ``.report.ran``.
 
     Raises:
         ValueError: If no device is given and the model has no parameters that tell it, or for an unknown device, mode or capture.
@@ -86,45 +90,26 @@ def kernelize(
     _check_model(model)
     if capture not in ("auto", "dynamo", "symbolic"):
         raise ValueError(f"capture is 'auto', 'dynamo' or 'symbolic', not {capture!r}")
-    options = _options(device, mode, needs_torch_compile, use_fallback, mapping, lockfile, opaque, backward, verify)
+    options = _options(device, mode, needs_torch_compile, use_fallback, mapping, lockfile, opaque, backward, verify, on_depends, counters)
     target_device = options.device or _device_of(model)
     reason = None if capture == "dynamo" else why_not_exact(model)
-    if options.verify is not None and capture != "dynamo":
-        reason = reason or "a kernel is probed for a captured call, of which symbolic tracing knows no sizes"
+    if options.counters and capture != "dynamo":
+        reason = reason or "runs are counted for captured graphs, and a symbolically kernelized model runs as it is"
     if capture == "symbolic" and reason is not None:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured symbolically: {reason}\n  capture='auto' takes the Dynamo way instead"
         )
     if capture != "dynamo" and reason is None:
-        return kernelize_symbolically(model, options, Target.of_machine(target_device))
+        example = None if example_args is None and example_kwargs is None else (tuple(example_args or ()), dict(example_kwargs or {}))
+        return kernelize_symbolically(model, options, Target.of_machine(target_device), example)
     result = _compiled_clone(model, options)
     backend: HubKernels = vars(result)[KERNELIZED].backend
     if reason is not None:
         backend.session.recorder.note(f"captured by Dynamo, because symbolic tracing is not exact: {reason}")
     if example_args is not None or example_kwargs is not None:
-        backend.session.recorder.adopt(_captured_on_fakes(model, options, tuple(example_args or ()), dict(example_kwargs or {})))
+        (report,) = captured_on_fakes(model, [options], tuple(example_args or ()), dict(example_kwargs or {}))
+        backend.session.recorder.adopt(report)
     return result
-
-
-def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
-    """Return the report of what kernels would do to a call of the model, without running or changing it.
-
-    The model is captured on fake tensors, with the mapping in force; nothing is rewritten.
-
-    Args:
-        model: Any module.
-        args: Positional arguments of the call.
-        kwargs: Its keyword arguments.
-
-    Raises:
-        TypeError: If the model is no module.
-
-    Example:
-        >>> print(explain(model, input_ids))
-    """
-    _check_model(model)
-    options = _options(None, None, False, KernelizeFallback.ALL, None)
-    return _captured_on_fakes(model, replace(options, edit=False), args, kwargs)
 
 
 def original(model: nn.Module) -> nn.Module:
@@ -150,10 +135,12 @@ def _options(
     declared: bool,
     use_fallback: Any,
     mapping: Any,
-    lockfile: Any = None,
-    opaque: bool = False,
-    backward: Any = "fallback",
-    verify: Any = None,
+    lockfile: Any,
+    opaque: bool,
+    backward: Any,
+    verify: Any,
+    on_depends: Any,
+    counters: Any,
 ) -> Options:
     plain = mode & ~Mode.TORCH_COMPILE if mode is not None else None
     return options_of(
@@ -167,6 +154,8 @@ def _options(
             "opaque": opaque,
             "backward": backward,
             "verify": verify,
+            "on_depends": on_depends,
+            "counters": counters,
             "declared": declared or (mode is not None and Mode.TORCH_COMPILE in mode),
         }
     )
@@ -183,22 +172,6 @@ def _compiled_clone(model: nn.Module, options: Options) -> nn.Module:
         # The `kernels` package keeps decorated functions here, for its own kernelize; they are local classes, which nobody can pickle.
         vars(module).pop("_kernel_funcs", None)
     return root
-
-
-def _captured_on_fakes(model: nn.Module, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Report:
-    """The report of one call on fake tensors, by a clone that is thrown away."""
-    clone = clone_module(model).module
-    backend = HubKernels(options)
-    for path, module in clone.named_modules():
-        backend.paths.put(module, path)
-    try:
-        _torch.call_on_fakes(clone, backend, args, kwargs)
-    except Exception as error:
-        cause = _torch.cause_of(error)
-        if cause is error:
-            raise
-        raise cause from cause.__cause__
-    return backend.report
 
 
 def _without_kernels(model: nn.Module) -> nn.Module:

@@ -14,9 +14,9 @@ CALL_GATES: tuple[str, ...] = ("filter", "annotation", "region", "device", "mapp
 """What a call is asked before there is a candidate: is it wanted, is the forward the annotated one, may the region be replaced, where does
 it run, and what does the mapping have for it."""
 
-CANDIDATE_GATES: tuple[str, ...] = ("repository", "contract", "mode", "inputs", "constraints", "admission", "lowering", "profit")
-"""What each candidate is asked: can it be loaded, does it have the layer's signature, may it run in this mode, are the inputs ones that it
-can take, does the call meet what it demands, has it shown that it computes the same, can it enter the graph, and is it faster."""
+CANDIDATE_GATES: tuple[str, ...] = ("repository", "contract", "inputs", "mode", "constraints", "admission", "lowering", "profit")
+"""What each candidate is asked: can it be loaded, does it have the layer's signature, can it take the inputs, may it run in this mode, does
+the call meet what it demands, has it shown that it computes the same, can it enter the graph, and is it faster."""
 
 
 @dataclass(frozen=True, slots=True)

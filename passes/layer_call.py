@@ -124,6 +124,11 @@ class LayerCall:
         read = itertools.chain.from_iterable([node.all_input_nodes for node in self.operations])
         return tuple(dict.fromkeys([node for node in (*read, *self.outputs) if node not in inside]))
 
+    @property
+    def node(self) -> str:
+        """Name of the node that has the first output; empty if the call ends in another graph."""
+        return self.outputs[0].name if self.outputs else ""
+
     def ancestors(self) -> Iterator[LayerCall]:
         """The annotated calls around this one, innermost first."""
         call = self.parent

@@ -43,7 +43,8 @@ class Decision:
         lowering: How the kernel enters the graph; for the passes an opaque value.
         gates: What the call itself was asked.
         candidates: The repositories that were asked for a kernel, in order; the last one is the one that is taken, if any is.
-        form: What calls that are decided alike share; for the passes an opaque value.
+        evidence: Why the kernel is trusted; for the passes an opaque value.
+        described: The call before and after in words; for the passes an opaque value.
     """
 
     status: Status
@@ -53,7 +54,8 @@ class Decision:
     lowering: Any = None
     gates: tuple[Gate, ...] = ()
     candidates: tuple[Candidate, ...] = ()
-    form: Any = None
+    evidence: Any = None
+    described: Any = None
 
     def __post_init__(self) -> None:
         if (self.status == "rewritten") is not (self.replacement is not None):

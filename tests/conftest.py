@@ -1,4 +1,4 @@
-"""What every test may rely on: a fixed seed, an empty process-wide mapping and a Dynamo without the graphs of other tests."""
+"""What every test may rely on: a fixed seed, an empty mapping, a Dynamo without the graphs of other tests, records of its own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def clean_process_state() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     _reset()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_and_no_probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most tests are about something else than admission, and many of them use kernels that no probe lets pass. Those that are about it
+    say ``verify=``, or take the variable away."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FXKERNELS_CACHE", str(tmp_path_factory.mktemp("fxkernels-cache")))
+        environment.setenv("FXKERNELS_VERIFY", "off")
+        yield
 
 
 def _reset() -> None:

@@ -15,11 +15,11 @@ ROOT = Path(__file__).parent.parent
 # Imports point down. A room may import rooms of its own level and of lower ones. A new module of fxkernels/ gets its place here.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"passes"}),
-    frozenset({"errors", "cache_directory", "fallback", "mode", "device", "target", "mapping", "annotate"}),
+    frozenset({"errors", "cache_directory", "fallback", "mode", "device", "target", "mapping", "annotate", "versions", "fuel"}),
     frozenset({"kernels", "hub", "builtin"}),
-    frozenset({"admission", "capture", "candidates", "report"}),
-    frozenset({"transform", "symbolic", "kernelized", "backend"}),
-    frozenset({"__init__", "__main__", "cli", "demo_model", "entry_point", "integrations"}),
+    frozenset({"admission", "capture", "candidates", "constrained", "report"}),
+    frozenset({"transform", "explaining", "on_fakes", "symbolic", "kernelized", "backend", "options", "gatekeeper", "culprit"}),
+    frozenset({"__init__", "__main__", "cli", "demo_model", "entry_point", "integrations", "testing"}),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

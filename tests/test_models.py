@@ -24,6 +24,10 @@ MAPPING = {
     "rotary_pos_emb": {"cpu": repository("rotary", "rotary_pos_emb")},
 }
 KERNELIZED_ON = ["llama", "qwen3", "roberta"]
+LARGE = ("deformable_detr", "qwen3_next", "detr", "clip", "mamba2")
+"""Models that take seconds to capture: only in the slow run. The others show every kind of call."""
+
+ALL = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in MODELS]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +45,7 @@ def test_the_annotations_of_the_models_are_live() -> None:
     assert any(fxkernels.annotate.layer_name_of(module) == "RMSNorm" for module in model.modules())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_calls_found_are_those_that_the_model_makes_and_without_kernels_results_are_bit_equal(name, caplog):
     model, inputs = build(name)
     with torch.no_grad():
@@ -75,6 +79,7 @@ def test_with_kernels_the_results_agree_and_every_mapped_call_runs_one(name, way
     assert sum(sum(executions(repo).values()) for repo in ("norms", "activations", "rotary")) == sum(layer_calls(name).values())
 
 
+@pytest.mark.slow
 def test_a_model_without_annotated_calls_is_left_alone_with_a_warning(caplog):
     model, inputs = build("detr")
     with torch.no_grad(), caplog.at_level(logging.WARNING, "fxkernels"):
@@ -95,7 +100,12 @@ def test_greedy_generation_gives_the_same_twenty_tokens(name):
 
 @pytest.mark.parametrize(
     ("inner", "dynamic", "checkpointing"),
-    [("eager", None, False), ("eager", True, True), ("aot_eager", True, False), ("aot_eager", None, True)],
+    [
+        ("eager", None, False),
+        pytest.param("eager", True, True, marks=pytest.mark.slow),
+        pytest.param("aot_eager", True, False, marks=pytest.mark.slow),
+        ("aot_eager", None, True),
+    ],
     ids=["eager", "eager-dynamic-checkpointed", "aot-dynamic", "aot-checkpointed"],
 )
 def test_training_a_llama_gives_the_same_loss_and_gradients(inner, dynamic, checkpointing):

@@ -31,6 +31,7 @@ from fxkernels import (
     use_kernel_forward_from_hub,
     use_kernel_mapping,
 )
+from fxkernels.capture import _torch
 
 
 def norms(layer_name="RMSNorm"):
@@ -515,3 +516,17 @@ def test_a_graph_module_can_be_compiled_with_its_kernels(x):
     copied = kernelize(model, mapping=norms("CountedRMSNorm"), needs_torch_compile=True)
     torch.testing.assert_close(torch.compile(copied, backend="aot_eager", fullgraph=True)(x), model(x))
     assert runs("CountedRMSNorm") == 2
+
+
+@pytest.mark.skipif(not _torch.ISOLATED, reason="this torch counts the graphs of all copies together")
+def test_the_tenth_copy_of_a_class_has_its_kernels_too() -> None:
+    for _ in range(10):
+        run = kernelize(Norm().eval(), mapping=norms(), capture="dynamo")
+        run(torch.randn(3, 8))
+    assert run.report.counts == {"rewritten": 1}
+
+
+def test_a_model_can_be_explained_any_number_of_times() -> None:
+    with use_kernel_mapping(norms()):
+        reports = [explain(Norm().eval(), torch.randn(3, 8)) for _ in range(10)]
+    assert [report.counts for report in reports] == [{"rewritten": 1}] * 10

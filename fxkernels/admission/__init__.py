@@ -7,8 +7,8 @@ what came of it is an `evidence.Verdict`, kept on disk by `records` under a `key
 What does not live here: how a kernel enters a graph (`kernels/lowering`), and what a call is (`passes`).
 """
 
-from .admit import Admitted, admit, forget_verdicts
+from .admit import Admitted, admit, forget_verdicts, known
 from .request import Request
 from .verify import VARIABLE, Verify, verification
 
-__all__ = ["VARIABLE", "Admitted", "Request", "Verify", "admit", "forget_verdicts", "verification"]
+__all__ = ["VARIABLE", "Admitted", "Request", "Verify", "admit", "forget_verdicts", "known", "verification"]

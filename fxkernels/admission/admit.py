@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..capture import _torch
 from ..passes.miss import Miss
 from . import records
 from .evidence import Verdict
@@ -30,7 +29,7 @@ class Admitted:
 
     Args:
         how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (nobody asked for it).
-        reason: Why it is unprobed, as a sentence; empty if it was probed.
+        reason: Why it is unprobed, or which help a probed kernel needs, as a sentence; else empty.
         cloned: Positions of the inputs of which it has to get copies, since it overwrites them.
         detached: Whether no gradient flows through it: the reference's has to be recomputed.
         evidence: What the probe has seen.
@@ -70,12 +69,34 @@ def admit(request: Request | str, *, verify: str | None = None, timeout: float |
     if isinstance(request, str):
         return _judged(None, Verdict.unprobed(request), None, strict)
     key = key_of(request)
-    verdict = _known(key)
+    verdict = _known(key, request)
     if verdict is None:
+        from ..capture import _torch  # not at the top: the child process imports this package, and Dynamo takes longer than all the rest
+
         limit = _timeout(timeout)
         verdict = _torch.run_for_real(lambda: _probed(request, limit, strict), [request.device])
         _keep(key, request, verdict)
     return _judged(request, verdict, key, strict)
+
+
+def known(request: Request | str, *, verify: str | None = None) -> Admitted | Miss | None:
+    """Return what `admit` would answer without probing anything, or None if only a probe could tell.
+
+    Args:
+        request: As for `admit`.
+        verify: As for `admit`.
+
+    Raises:
+        ValueError: As `admit`.
+    """
+    mode = verification(verify)
+    if mode == "off":
+        return Admitted("unverified")
+    if isinstance(request, str):
+        return _judged(None, Verdict.unprobed(request), None, mode == "strict")
+    key = key_of(request)
+    verdict = _known(key, request)
+    return _judged(request, verdict, key, mode == "strict") if verdict is not None else None
 
 
 def forget_verdicts() -> None:
@@ -87,12 +108,12 @@ _VERDICTS: dict[tuple[str, str], Verdict] = {}
 """What this process knows, by records directory and key."""
 
 
-def _known(key: str | None) -> Verdict | None:
+def _known(key: str | None, request: Request) -> Verdict | None:
     if key is None:
         return None
     place = (str(records.records_directory()), key)
     if place not in _VERDICTS:
-        record = records.read(key)
+        record = records.read(key, records.places_for(request.kernel))
         if record is None:
             return None
         _VERDICTS[place] = record.verdict
@@ -134,12 +155,18 @@ def _probed_here(request: Request, reason: str, strict: bool) -> Verdict:
 def _judged(request: Request | None, verdict: Verdict, key: str | None, strict: bool) -> Admitted | Miss:
     if verdict.result == "admitted":
         ranges = request.ranges if request is not None else ()
-        return Admitted("probed", "", frozenset(verdict.cloned), verdict.detached, verdict.evidence, key, ranges)
+        repairs = "; ".join(note for note in verdict.evidence.get("notes", ()) if _is_repair(note))
+        return Admitted("probed", repairs, frozenset(verdict.cloned), verdict.detached, verdict.evidence, key, ranges)
     if verdict.result == "unprobed" and not strict:
         return Admitted("unprobed", verdict.message)
     kernel = request.kernel.identity if request is not None else "the kernel"
     data = {"kernel": kernel, "message": verdict.message, "evidence": verdict.evidence, "key": key}
     return Miss(str(verdict.code), "{kernel}: {message}", data)
+
+
+def _is_repair(note: str) -> bool:
+    """Whether it says that the kernel is right only with help."""
+    return "gets copies" in note or "recomputed" in note
 
 
 def _timeout(argument: float | None) -> float:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
-from .running import changed_positions, copies, described, quietly, refused, synchronize
+from .memory import uncleared_memory
+from .running import Refused, changed_positions, copies, described, leaving_everything_as_it_was, quietly, refused, synchronize
 from .samples import Style, random_like
 from .tolerances import compare
 from .truth import Truth
@@ -60,14 +62,20 @@ class Run:
         self._backward(copies(given), "in a second backward, ")
         ones = [torch.ones((), dtype=output.dtype, device=output.device).expand_as(output) for output in self._outputs]
         self._backward(ones, "for an expanded incoming gradient, ")
+        self._backward(
+            [tensor[:1].expand_as(tensor) if tensor.dim() else tensor for tensor in given], "for an expanded incoming gradient, "
+        )
         self._backward([_transposed(tensor) for tensor in given], "for a strided incoming gradient, ")
+        self._backward([_within_larger(tensor) for tensor in given], "for an incoming gradient that is part of a larger tensor, ")
+        for factor in (_LOSS_SCALE, 1 / _LOSS_SCALE):  # a gradient is linear in the incoming one
+            self._backward([tensor * factor for tensor in given], f"for an incoming gradient of size {factor:g}, ")
         if len(self._rounds.computed) > 1:
             for number in self._rounds.computed:
                 alone = [tensor if n == number else None for n, tensor in enumerate(given)]
                 self._backward(alone, f"where only output {number} is used, ")
 
     def backward_among_others(self) -> None:
-        """Compare the gradients where the outputs have two readers, and the first of them is added to what it came from."""
+        """Compare the gradients where outputs have two readers, and are added to what they came from; other inputs are read as well."""
         rounds, outputs, places = self._rounds, self._outputs, self._places()
         factors = [[random_like(output, seed + n) for n, output in enumerate(outputs)] for seed in (23, 29)]
         results = [outputs[place] * factors[0][place] + outputs[place] * factors[1][place] for place in places]
@@ -76,17 +84,40 @@ class Run:
         for place in places:
             total[place] = factors[0][place].double() + factors[1][place].double()
         added: dict[int, torch.Tensor] = {}
-        pairs = [
-            (number, n, place) for number, n in enumerate(rounds.wanted) for place in places if _alike(self._inputs[n], outputs[place])
-        ]
-        if pairs:
-            number, position, place = pairs[0]
-            added[number] = random_like(outputs[place], 31)
-            results.append(self._inputs[position] + outputs[place])
+        for number, position in enumerate(rounds.wanted):
+            alike = [place for place in places if _alike(self._inputs[position], outputs[place])]
+            added[number] = random_like(self._inputs[position], 31 + number)
             given.append(added[number])
+            if not alike:
+                results.append(self._inputs[position] * 1)
+                continue
+            place = alike[0]
+            results.append(self._inputs[position] + outputs[place])
             total[place] = total[place] + added[number].double()  # type: ignore[operator]
         found = self._gradients_of(results, given, "among other readers, ")
         self._compare_gradients(found, total, "among other readers, ", added)
+
+    def backward_after_writes(self, *, inputs: bool) -> None:
+        """Compare the gradients where somebody writes to what the call was given, or returned, before its backward.
+
+        Only if the layer bears that. If autograd notices, and raises, it is as good.
+        """
+        given: list[torch.Tensor | None] = [random_like(output, 17 + n) for n, output in enumerate(self._outputs)]
+        arguments = self._rounds.arguments
+        if not self._truth.bears_writes(given, arguments if inputs else None):
+            return
+        places = self._places()
+        results, cotangents = [self._outputs[place] for place in places], [given[place] for place in places]
+        edges = [get_gradient_edge(self._inputs[n]) for n in self._rounds.wanted]  # a view that was written to gets another
+        for tensor in [self._inputs[n] for n in arguments] if inputs else self._outputs:
+            tensor.detach().zero_()
+        try:
+            with quietly():
+                found = torch.autograd.grad(results, edges, cotangents, allow_unused=True)
+        except RuntimeError:
+            return
+        used = [tensor if place in places else None for place, tensor in enumerate(given)]
+        self._compare_gradients(found, used, f"after a later write to its {'inputs' if inputs else 'outputs'}, ", {})
 
     def _backward(self, given: Sequence[torch.Tensor | None], when: str) -> None:
         places = [place for place in self._places() if given[place] is not None]
@@ -112,13 +143,13 @@ class Run:
         before = [copies(values) for values in (given, self._inputs, self._outputs)]
         wanted = [self._inputs[n] for n in rounds.wanted]
         try:
-            with quietly():
+            with quietly(), leaving_everything_as_it_was("its backward"), uncleared_memory(rounds.request.device):
                 found = list(torch.autograd.grad(results, wanted, given, retain_graph=True, allow_unused=True))
-        except torch.OutOfMemoryError:
+                synchronize(rounds.request.device)
+        except (torch.OutOfMemoryError, Refused):
             raise
         except Exception as error:  # whatever a kernel raises
             raise refused("gradient", "{when}its backward raises {error}", when=when, error=described(error)) from error
-        synchronize(rounds.request.device)
         changed = [changed_positions(*pair) for pair in zip(before, (given, self._inputs, self._outputs), strict=True)]
         if changed[0]:
             raise refused("gradient", "its backward overwrites the incoming gradient")
@@ -126,7 +157,11 @@ class Run:
             raise refused("gradient", "its backward overwrites {name}", name=rounds.request.names[changed[1][0]])
         if changed[2]:
             raise refused("gradient", "its backward overwrites output {number}", number=changed[2][0])
+        for position, tensor in zip(rounds.wanted, wanted, strict=True):
+            if tensor.is_leaf and tensor.grad is not None:
+                raise refused("gradient", "its backward writes {name}.grad", name=rounds.request.names[position])
         rounds.check_earlier()
+        rounds.keep(found, "an earlier gradient of {name}", [rounds.request.names[n] for n in rounds.wanted])
         return found
 
     def _compare_gradients(
@@ -137,8 +172,6 @@ class Run:
         for number, (position, ours) in enumerate(zip(rounds.wanted, found, strict=True)):
             name, theirs = rounds.request.names[position], exact[number]
             extra = added.get(number)
-            if theirs is None and extra is None:
-                continue  # the layer does not use it; what the kernel says of it is zero, or a bug that the next line sees
             zero = torch.zeros_like(self._inputs[position], dtype=torch.float64)
             wanted = (zero if theirs is None else theirs) + (0 if extra is None else extra)
             if ours is None:
@@ -146,8 +179,9 @@ class Run:
                     raise refused("gradient", "{when}it gives no gradient for {name}", when=when, name=name)
                 continue
 
-            def of_layer(number: int = number, extra: torch.Tensor | None = extra) -> list[torch.Tensor]:
-                return [tensor + (0 if extra is None else extra) for tensor in self._truth.gradient_of_layer(number, given)]
+            def of_layer(number: int = number, extra: Any = 0 if extra is None else extra, zero: torch.Tensor = zero) -> list[torch.Tensor]:
+                found = self._truth.gradient_of_layer(number, given)
+                return [(zero if tensor is None else tensor) + extra for tensor in found]
 
             comparison = compare(ours, wanted, rounds.bounds(ours.dtype), of_layer)
             rounds.evidence.compared(f"gradient of {name}", comparison, self._style.name)
@@ -162,6 +196,18 @@ _MAY_BE = "and may be by {tolerance:.2g}, for {values} values"
 
 def _alike(one: Any, other: torch.Tensor) -> bool:
     return isinstance(one, torch.Tensor) and one.shape == other.shape and one.dtype is other.dtype
+
+
+_LOSS_SCALE = 4096.0
+
+
+def _within_larger(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values in the middle of others: their rows lie apart, and do not begin where their storage does."""
+    size = tensor.shape[-1] if tensor.dim() else 1
+    around = random_like(tensor.new_empty((*tensor.shape[:-1], 3 * size)), 37)
+    part = around[..., size : 2 * size]
+    part.copy_(tensor.unsqueeze(-1) if not tensor.dim() else tensor)
+    return part.view(tensor.shape) if not tensor.dim() else part
 
 
 def _transposed(tensor: torch.Tensor | None) -> torch.Tensor:

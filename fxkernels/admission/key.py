@@ -12,7 +12,7 @@ import torch
 from ..kernels.lowering.names import state_of, text_of_graph, text_of_state, text_of_value
 from .request import Request
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a probe shows something else than before, so that older verdicts are not taken for it."""
 
 _UNSTABLE = " of this process)"  # how kernels/lowering/names.py marks what has no stable text

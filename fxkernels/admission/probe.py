@@ -7,6 +7,7 @@ was, gradients, and all that again on the next call.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -22,8 +23,18 @@ MANY = 1 << 15
 """From this many elements on, most checks are made on fewer, and one run has the call's own sizes."""
 
 
+_FEW_FOR_THREADS = 1 << 18
+"""Up to this many elements threads only wait for each other, on a busy machine for long."""
+
+
 def probe(request: Request) -> Verdict:
     """Return what running the kernel of a request has shown. It runs here, in this process."""
+    with torch.random.fork_rng([]):
+        torch.rand(1)  # a kernel that sets the seed everybody sets would else change nothing
+        return _probe(request)
+
+
+def _probe(request: Request) -> Verdict:
     evidence = Evidence()
     shown: Shown | None = None
     try:
@@ -52,7 +63,20 @@ def _own_sizes(request: Request, specs: Inputs, evidence: Evidence) -> Shown:
     if fewer is not None:
         with contextlib.suppress(Refused, Unprobed):  # the call has not these sizes: only what happens at its own counts
             first = Rounds(replace(request, reference=fewer[0]), fewer[1], evidence, Shown()).all()
-    return Rounds(request, specs, evidence, Shown()).all() if first is None else Rounds(request, specs, evidence, first).one()
+    if first is None:
+        with _one_thread() if elements_of(specs) <= _FEW_FOR_THREADS else contextlib.nullcontext():
+            first = Rounds(request, specs, evidence, Shown()).all()
+    return Rounds(request, specs, evidence, first).one() if elements_of(specs) > MANY else first
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _other_sizes(request: Request, specs: Inputs, evidence: Evidence, before: Shown) -> Shown:

@@ -1,13 +1,15 @@
 """Verdicts on disk: one small JSON file for each key, so that a kernel is probed once, not once for each process.
 
-The files hold no dates and no paths, so a cluster can be given those of one machine (``admitted/`` in the cache directory). A file that is
-damaged or says something else than its name is ignored, and written anew when the kernel has been probed again.
+The files hold no dates and no paths, so a cluster can be given those of one machine: they are shipped beside a lock file, or in a directory
+that ``FXKERNELS_RECORDS`` names, and read there before the cache is. Nothing is ever written there but by `ship`. A file that is damaged or
+says something else than its name is ignored, and written anew when the kernel has been probed again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,17 @@ from typing import Any
 import torch
 
 from ..cache_directory import cache_directory, read_record, write_record
+from ..hub.locked_repository import UnderLock
+from ..kernels.layer import KernelLayer
+from ..kernels.lowering.names import state_of
 from .evidence import Verdict
 from .key import FORMAT
 from .request import Request
 
 _log = logging.getLogger("fxkernels")
+
+VARIABLE = "FXKERNELS_RECORDS"
+"""The environment variable that names a directory of shipped records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,8 @@ class Record:
     Args:
         key: Its key.
         kernel: Which kernel it is about.
+        repository: The repository that it is from.
+        state: The repository's commit, or a hash of its files where there is none.
         inputs: What the call's inputs are, one line for each.
         mode: ``"inference"`` or ``"training"``, and whether a gradient was looked at.
         torch: The version of torch.
@@ -37,6 +47,8 @@ class Record:
 
     key: str
     kernel: str
+    repository: str
+    state: str
     inputs: tuple[str, ...]
     mode: str
     torch: str
@@ -47,11 +59,14 @@ class Record:
         """Return the record of a verdict."""
         mode = f"{'training' if request.training else 'inference'}{', with gradient' if request.gradient else ''}"
         inputs = tuple(f"{name}: {value}" for name, value in zip(request.names, request.cases[0], strict=True))
-        return Record(key, str(request.kernel.identity), inputs, mode, torch.__version__, verdict)
+        kernel = request.kernel
+        identity = kernel.identity
+        return Record(key, str(identity), identity.repository, state_of(kernel), inputs, mode, torch.__version__, verdict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        described = {"kernel": self.kernel, "inputs": list(self.inputs), "mode": self.mode, "torch": self.torch}
+        kernel = {"kernel": self.kernel, "repository": self.repository, "state": self.state}
+        described = {**kernel, "inputs": list(self.inputs), "mode": self.mode, "torch": self.torch}
         return {"format": FORMAT, "key": self.key, **described, **self.verdict.as_dict()}
 
 
@@ -60,9 +75,57 @@ def records_directory() -> Path:
     return cache_directory() / "admitted"
 
 
-def read(key: str) -> Record | None:
-    """Return the record for a key, if there is one that can be read."""
-    return _read(_path(key))
+def shipped_with(lockfile: Path) -> Path:
+    """Return the directory in which the records of a lock file's kernels are shipped: ``fxkernels.admitted`` beside ``fxkernels.lock``."""
+    return lockfile.with_suffix(".admitted")
+
+
+def places_for(kernel: KernelLayer) -> tuple[Path, ...]:
+    """Return the directories in which records about a kernel may have been shipped, in the order in which they are read."""
+    repository = kernel.source[0] if kernel.source is not None else None
+    lockfile = repository.lock.where if isinstance(repository, UnderLock) else getattr(repository, "lockfile", None)
+    beside = (shipped_with(Path(lockfile)),) if lockfile is not None else ()
+    named = os.environ.get(VARIABLE)
+    return (*beside, Path(named).expanduser()) if named else beside
+
+
+def read(key: str, places: Iterable[Path] = ()) -> Record | None:
+    """Return the record for a key, if there is one that can be read.
+
+    Args:
+        key: The key.
+        places: Directories of shipped records, which are read before the cache.
+    """
+    for place in (*places, records_directory()):
+        record = _read(_path(key, place))
+        if record is not None:
+            return record
+    return None
+
+
+def ship(directory: Path, wanted: Callable[[Record], bool]) -> tuple[list[Record], list[str]]:
+    """Copy records of the cache into a directory, and remove those from it that are not wanted or cannot be read.
+
+    Args:
+        directory: The directory. What is there and wanted stays, also if it is from another machine.
+        wanted: Whether a record belongs there.
+
+    Returns:
+        The records that are there now, and the keys of those that were removed.
+
+    Raises:
+        OSError: If the directory cannot be written.
+    """
+    removed = []
+    for path in sorted(directory.glob("*/*.json")):
+        record = _read(path)
+        if record is None or not wanted(record):
+            path.unlink(missing_ok=True)
+            removed.append(path.stem)
+    for record in every():
+        if wanted(record):
+            write_record(_path(record.key, directory), record.as_dict())
+    return list(every(directory)), removed
 
 
 def write(record: Record) -> None:
@@ -82,25 +145,28 @@ def forget(key: str) -> bool:
     return True
 
 
-def every() -> Iterator[Record]:
-    """Yield all records that can be read, in the order of kernels and keys."""
-    found = [record for path in records_directory().glob("*/*.json") if (record := _read(path)) is not None]
+def every(directory: Path | None = None) -> Iterator[Record]:
+    """Yield all records that can be read, in the order of kernels and keys: those of the cache, or of another directory."""
+    place = records_directory() if directory is None else directory
+    found = [record for path in place.glob("*/*.json") if (record := _read(path)) is not None]
     yield from sorted(found, key=lambda record: (record.kernel, record.key))
 
 
-def _path(key: str) -> Path:
-    return records_directory() / key[:2] / f"{key}.json"
+def _path(key: str, place: Path | None = None) -> Path:
+    return (records_directory() if place is None else place) / key[:2] / f"{key}.json"
 
 
 def _read(path: Path) -> Record | None:
     found = read_record(path)
     if found is None or found.get("format") != FORMAT or found.get("key") != path.stem:
         return None
-    kernel, mode, version, inputs = (found.get(name) for name in ("kernel", "mode", "torch", "inputs"))
-    if not all(isinstance(text, str) for text in (kernel, mode, version)) or not isinstance(inputs, list):
+    texts = [found.get(name) for name in ("kernel", "repository", "state", "mode", "torch")]
+    inputs = found.get("inputs")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(inputs, list):
         return None
+    kernel, repository, state, mode, version = map(str, texts)
     try:
         verdict = Verdict.from_dict(found)
     except ValueError:
         return None
-    return Record(path.stem, str(kernel), tuple(map(str, inputs)), str(mode), str(version), verdict)
+    return Record(path.stem, kernel, repository, state, tuple(map(str, inputs)), mode, version, verdict)

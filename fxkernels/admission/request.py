@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from ..constrained.fitting import fitting_sizes
 from ..kernels.layer import KernelLayer
 from ..kernels.lowering.case import Case
 from ..kernels.stand_in import LayerState
@@ -99,7 +100,8 @@ class Request:
             case: The kernel and the form of call, with fake tensors as example values.
             gradient: Whether grad mode is on where the call runs.
         """
-        found = _choices(case.inputs)
+        # A kernel is not to be judged by sizes of which it says that it is not for them.
+        found = _choices(case.inputs, fitting_sizes(case.kernel, case.bound, case.inputs))
         if isinstance(found, str):
             return found
         choices, ranges = found
@@ -152,7 +154,9 @@ def specs_of(inputs: Sequence[Any], choice: Mapping[Any, int], of_layer: frozens
     return tuple(specs)
 
 
-def _choices(inputs: Sequence[Any]) -> tuple[list[dict[Any, Any]], tuple[tuple[int, int], ...]] | str:
+def _choices(
+    inputs: Sequence[Any], fitting: Callable[[Mapping[Any, Any]], Mapping[Any, Any] | None]
+) -> tuple[list[Mapping[Any, Any]], tuple[tuple[int, int], ...]] | str:
     """Values for the symbols in the inputs: those of the call, the smallest, one that is no multiple of 8, and each of them large."""
     sizes: dict[Any, tuple[int, int, int]] = {}
     numbers: dict[Any, float] = {}
@@ -175,12 +179,20 @@ def _choices(inputs: Sequence[Any]) -> tuple[list[dict[Any, Any]], tuple[tuple[i
     odd = {**{symbol: min(max(_ODD + 2 * n, low), high) for n, (symbol, (_, low, high)) in enumerate(sizes.items())}, **others}
     # One large size at a time: all together would be more than anybody wants to probe.
     large = [{**own, symbol: min(max(_LARGE, 2 * value), high)} for symbol, (value, _, high) in sizes.items()]
-    choices: list[dict[Any, Any]] = []
-    for choice in (own, smallest, odd, *large):
-        if choice not in choices:
+    choices: list[Mapping[Any, Any]] = []
+    for choice in map(fitting, (own, smallest, odd, *large)):
+        if choice is not None and choice not in choices and _is_possible(inputs, choice):
             choices.append(choice)
     ranges = [[choice[symbol] for choice in choices if choice[symbol]] for symbol in sizes]
     return choices, tuple((min(values), max(values)) for values in ranges)
+
+
+def _is_possible(inputs: Sequence[Any], choice: Mapping[Any, Any]) -> bool:
+    """Whether sizes that are computed from these symbols exist: a size that was divided may have become a divisor of zero."""
+    try:
+        return all(_number(size, choice) >= 0 for size in _sizes(inputs) if isinstance(size, torch.SymInt))
+    except ZeroDivisionError:
+        return False
 
 
 def _sizes(inputs: Sequence[Any]) -> Iterator[Any]:

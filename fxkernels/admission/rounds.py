@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,15 +14,20 @@ from .evidence import Evidence
 from .gradients import Run
 from .memory import shared_memory
 from .request import Inputs, Request, TensorSpec
-from .running import Runner, Unprobed, changed_positions, copies, described, refused, shown
-from .samples import LARGE, LARGER, NORMAL, TINY, ZEROS, Sample, Style, elements_of
+from .running import Refused, Runner, Unprobed, changed_positions, copies, described, refused, shown
+from .samples import FAR, LARGE, LARGER, NORMAL, TINY, ZEROS, Sample, Style, elements_of
 from .sizes import integer_highs
 from .tolerances import Bounds, compare
 from .truth import Truth
 from .wide import rounding_dtype
+from .wire import mapped
 
 _TOO_MANY_FOR_FLOAT64 = 1 << 22
 """From this many elements on, half precision is compared with float32."""
+_MANY_TO_KEEP = 1 << 20
+"""Up to this many elements, what calls were given is looked at later."""
+_SHIFT = 64
+"""By how many elements the inputs of one round begin later in their storages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,14 @@ class Rounds:
             self._look_at_reference()
         self.computed = tuple(n for n in range(len(self._dtypes)) if n not in request.passed)
         self._widest = self._widest_affordable()
-        self._kept: list[tuple[tuple[torch.Tensor, ...], list[Any]]] = []
+        self._kept: list[tuple[Sequence[Any], list[Any], str, Sequence[Any]]] = []
+        self._remembers = True
         evidence.sizes += [str(spec) for spec in specs if str(spec) not in evidence.sizes]
+
+    @property
+    def arguments(self) -> list[int]:
+        """Positions of the tensors that are not the layer's own."""
+        return [n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and not spec.of_layer]
 
     @property
     def gradient(self) -> bool:
@@ -84,6 +96,7 @@ class Rounds:
         Raises:
             Refused: By the first one that fails.
         """
+        self._call_for_another_layer()
         self._find_out_what_it_writes()
         first = self._round(0, self._style)
         if self.gradient and first.is_detached():
@@ -91,24 +104,21 @@ class Rounds:
             first = self._round(0, self._style)
         if self.gradient:
             first.several_backwards()
-        one, other = self._round(1, self._style), self._round(2, self._style)
+        one, other = self._round(1, self._style), self._round(2, self._style, shift=_SHIFT)
         if self.gradient:  # what one call keeps for its backward is not another's
             one.backward_among_others()
             other.backward()
         self._same_memory_again()
-        for style in (ZEROS, TINY, LARGER):
-            if style is not LARGER or self._has_room(style):
-                self._round_with_backward(3, style)
-        large = self._large()
-        if large is not None:
-            found = self._round(3, large)
-            if self.gradient:  # where a softmax has but one value left, a gradient is what rounding leaves of large terms
-                found.finite_backward()
+        self._other_modes()
+        self._special_values()
+        if self.gradient:
+            self._later_writes()
         self._round_with_backward(0, self._style)
         return self._shown()
 
     def one(self) -> Shown:
         """Compare values and gradients once."""
+        self._remembers = False
         self._round_with_backward(0, self._style)
         return self._shown()
 
@@ -130,19 +140,25 @@ class Rounds:
         if self.gradient:
             found.backward()
 
-    def _round(self, seed: int, style: Style) -> Run:
-        sample = Sample.of(self.specs).fill(seed, style, self._highs)
-        return self._checked(sample.inputs(gradient=self.gradient), sample, style)
+    def _round(self, seed: int, style: Style, *, shift: int = 0, gradient: bool | None = None, compiling: bool = False) -> Run:
+        gradient = self.gradient if gradient is None else gradient
+        sample = Sample.of(self.specs, shift).fill(seed, style, self._highs)
+        inputs = sample.inputs(gradient=gradient)
+        found = self._checked(inputs, sample, style, gradient, compiling)
+        self._refuse_writes_besides(sample)
+        if elements_of(self.specs) <= _MANY_TO_KEEP:
+            self.keep(inputs, "{name}, which a call was given", self.request.names)
+        return found
 
-    def _checked(self, inputs: list[Any], sample: Sample, style: Style) -> Run:
-        outputs = self._runner()(inputs, gradient=self.gradient)
-        truth = self._truth(sample.views())
-        self._check_metadata(outputs, truth)
+    def _checked(self, inputs: list[Any], sample: Sample, style: Style, gradient: bool, compiling: bool = False) -> Run:
+        outputs = self._runner()(inputs, gradient=gradient, compiling=compiling)
+        truth = self._truth(sample.views(), gradient)
+        self._check_metadata(outputs, truth, gradient)
         self._check_memory(outputs, inputs, truth)
         for number in self.computed:
             self._compare(number, outputs[number], truth, style)
         self.check_earlier()
-        self._kept.append((outputs, copies(outputs)))
+        self.keep([outputs[number] for number in self.computed], "output {name} of an earlier one", self.computed)
         return Run(self, inputs, outputs, truth, style)
 
     def _runner(self, cloned: frozenset[int] | None = None) -> Runner:
@@ -171,8 +187,12 @@ class Rounds:
         half = self._rounded is not None and torch.finfo(self._rounded).bits <= 16
         return 4 * share + (4 / max(own.numel(), 1) if half or share else 0.0)
 
-    def _check_metadata(self, outputs: Sequence[torch.Tensor], truth: Truth) -> None:
+    def _check_metadata(self, outputs: Sequence[torch.Tensor], truth: Truth, gradient: bool) -> None:
         for number in self.computed:
+            if outputs[number].layout is not torch.strided:
+                raise refused("output_metadata", "output {number} is {layout}", number=number, layout=outputs[number].layout)
+            if outputs[number].requires_grad and not (gradient and truth.own.outputs[number].requires_grad):
+                raise refused("gradient", "output {number} wants a gradient, and the layer's does not", number=number)
             wide, dtype = truth.outputs[number], self._dtypes[number]
             expected = wide if wide.dtype is dtype else torch.empty_strided(wide.shape, wide.stride(), dtype=dtype, device=wide.device)
             if _described(outputs[number]) != _described(expected):
@@ -190,16 +210,36 @@ class Rounds:
                 if shared_memory(*ours) and not shared_memory(*theirs):
                     raise refused("output_metadata", "outputs {other} and {number} share memory", other=other, number=number)
 
+    def keep(self, tensors: Sequence[Any], what: str, names: Sequence[Any]) -> None:
+        """Remember what somebody may still hold, to look at it later.
+
+        Args:
+            tensors: They must not change from now on.
+            what: A phrase for them, with a field for the name.
+            names: What they are called.
+        """
+        if self._remembers:
+            self._kept.append((tensors, copies(tensors), what, names))
+
     def check_earlier(self) -> None:
-        """Refuse a kernel that has changed what it returned before.
+        """Refuse a kernel that has changed what it returned before, or was given.
 
         Raises:
             Refused: If it has.
         """
-        for outputs, before in self._kept:
-            for number in changed_positions(before, outputs):
-                if number in self.computed:
-                    raise refused("numerics", "a later call changes output {number} of an earlier one", number=number)
+        for tensors, before, what, names in self._kept:
+            for number in changed_positions(before, tensors):
+                raise refused("numerics", "a later call changes {what}", what=what.format(name=names[number]))
+
+    def _refuse_writes_besides(self, sample: Sample) -> None:
+        for position in sample.changed_besides():
+            if position not in self.cloned:
+                raise refused("mutates_input", "it writes to the memory around {name}", name=self.request.names[position])
+        self._refuse_broken_fences(sample)
+
+    def _refuse_broken_fences(self, sample: Sample) -> None:
+        if any(memory.is_broken() for memory in sample.handed_out.values()):
+            raise refused("mutates_input", "it writes before the begin or past the end of an input")
 
     def _same_memory_again(self) -> None:
         """Other values where the last ones were, as after an optimizer's step: what is kept by address is out of date."""
@@ -207,21 +247,60 @@ class Rounds:
         inputs = sample.views(gradient=self.gradient)
         for seed in (4, 5):
             sample.fill(seed, self._style, self._highs)
-            found = self._checked(inputs, sample, self._style)
+            found = self._checked(inputs, sample, self._style, self.gradient)
             if self.gradient:
                 found.backward()
+
+    def _other_modes(self) -> None:
+        """As a compiler traces it, and without gradients: operators run so, and so does what is recomputed."""
+        self._round(7, self._style, compiling=True)
+        if self.gradient:
+            self._round(8, self._style, gradient=False)
+
+    def _later_writes(self) -> None:
+        for inputs in (True, False):
+            self._round(6, self._style).backward_after_writes(inputs=inputs)
+            self._kept.clear()  # that was written to by us
+
+    def _special_values(self) -> None:
+        for style in (ZEROS, TINY, LARGER):
+            if style is not LARGER or self._has_room(style):
+                self._round_with_backward(3, style)
+        if self._bears(FAR):
+            self._round(3, FAR)
+        large = next((style for style in LARGE if self._bears(style)), None)
+        if large is not None:
+            found = self._round(3, large)
+            if self.gradient:  # where a softmax has but one value left, a gradient is what rounding leaves of large terms
+                found.finite_backward()
 
     # --- what has to be known first ---
 
     def _find_out_what_it_writes(self) -> None:
         """A kernel that overwrites its arguments gets copies; the layer's own tensors are not its to write."""
-        sample = Sample.of(self.specs).fill(0, self._style, self._highs)
-        runner = self._runner(frozenset())
-        runner(sample.inputs(gradient=self.gradient), gradient=self.gradient, tolerate_writes=True)
-        self.cloned |= runner.written
-        if runner.written:
-            names = ", ".join(self.request.names[position] for position in sorted(runner.written))
+        written: set[int] = set()
+        for gradient in {self.gradient, False}:
+            sample = Sample.of(self.specs).fill(0, self._style, self._highs)
+            runner = self._runner(frozenset())
+            runner(sample.inputs(gradient=gradient), gradient=gradient, tolerate_writes=True)
+            self._refuse_broken_fences(sample)
+            written |= runner.written
+            written |= {position for position in sample.changed_besides() if not self.specs[position].of_layer}
+        self.cloned |= written
+        if written:
+            names = ", ".join(self.request.names[position] for position in sorted(written))
             self.evidence.note(f"it overwrites {names}, and gets copies")
+
+    def _call_for_another_layer(self) -> None:
+        """A layer with another epsilon comes first: what a kernel keeps of the first call that it ever gets is not this layer's."""
+        request = self.request
+        constants, args, kwargs = (mapped(values, float, lambda number: 2 * number) for values in _numbers_of(request))
+        if (constants, args, kwargs) == _numbers_of(request):
+            return
+        other = replace(request, args=args, kwargs=kwargs, state=replace(request.state, constants=constants))
+        inputs = Sample.of(self.specs).fill(9, self._style, self._highs).inputs(gradient=False)
+        with contextlib.suppress(Refused, Unprobed):  # it need not take such numbers
+            Runner(other, len(self._dtypes))(inputs, gradient=False, tolerate_writes=True)
 
     def _go_on_without_gradient(self) -> None:
         if self.request.training:
@@ -247,11 +326,8 @@ class Rounds:
         outputs = [output for output in self._outputs_of_layer(3, style) if output.is_floating_point()]
         return all(float(output.abs().max()) < torch.finfo(output.dtype).max / 64 for output in outputs if output.numel())
 
-    def _large(self) -> Style | None:
-        for style in LARGE:
-            if all(_finite(output) == 1.0 for output in self._outputs_of_layer(3, style)):
-                return style
-        return None
+    def _bears(self, style: Style) -> bool:
+        return all(_finite(output) == 1.0 for output in self._outputs_of_layer(3, style))
 
     def _outputs_of_layer(self, seed: int, style: Style) -> Sequence[Any]:
         inputs = Sample.of(self.specs).fill(seed, style, self._highs).views()
@@ -276,9 +352,13 @@ class Rounds:
         self.evidence.note("at the call's own sizes, the exact results are the reference's in float32")
         return torch.float32
 
-    def _truth(self, inputs: Sequence[Any]) -> Truth:
-        request, wanted = self.request, self.wanted if self.gradient else ()
+    def _truth(self, inputs: Sequence[Any], gradient: bool) -> Truth:
+        request, wanted = self.request, self.wanted if gradient else ()
         return Truth(request.reference, inputs, wanted, widest=self._widest, autocast=request.autocast, device=request.device.type)
+
+
+def _numbers_of(request: Request) -> tuple[Any, Any, Any]:
+    return request.state.constants, request.args, request.kwargs
 
 
 def _differing(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..capture import _torch
 from ..errors import KernelRuntimeError
 from ..kernels.call import KernelCall, Slot
 from ..kernels.lowering.autocast import autocast_to
 from ..kernels.stand_in import stand_in
 from ..passes.miss import Miss
+from .memory import uncleared_memory
 from .request import Request, TensorSpec
+from .surroundings import Surroundings
 
 
 class Refused(Exception):
@@ -69,42 +70,48 @@ class Runner:
             cloned=cloned,
         )
 
-    def __call__(self, inputs: Sequence[Any], *, gradient: bool, tolerate_writes: bool = False) -> tuple[torch.Tensor, ...]:
+    def __call__(
+        self, inputs: Sequence[Any], *, gradient: bool, tolerate_writes: bool = False, compiling: bool = False
+    ) -> tuple[torch.Tensor, ...]:
         """Return what the kernel returns for the inputs.
 
         Args:
             inputs: The inputs.
             gradient: Whether grad mode is on.
             tolerate_writes: Whether a kernel may overwrite its arguments; `written` then says which.
+            compiling: Whether a compiler seems to trace it.
 
         Raises:
             Refused: If it raises, writes what it must not, or leaves something behind.
         """
-        before, around = copies(inputs), _Surroundings.now()
+        before, identities = copies(inputs), [_identity(value) for value in inputs]
+        result = self._run(inputs, gradient, compiling)
+        self._refuse_writes_to_self()
+        changed = set(changed_positions(before, inputs))
+        changed |= {n for n, value in enumerate(inputs) if _identity(value) != identities[n]}
+        self.written = frozenset(changed)
+        self._refuse_writes(tolerate_writes)
+        outputs = (result,) if self._outputs == 1 else tuple(result)
+        if not all(isinstance(output, torch.Tensor) for output in outputs):
+            raise refused("output_metadata", "it returns something that is no tensor")
+        return outputs
+
+    def _run(self, inputs: Sequence[Any], gradient: bool, compiling: bool) -> Any:
+        request = self._request
+        traced = _torch.as_if_compiling() if compiling else contextlib.nullcontext()
         try:
-            with quietly(), torch.set_grad_enabled(gradient), autocast_to(self._request.autocast, self._request.device.type):
-                result = self._call.run(*inputs)
-                synchronize(self._request.device)
+            with quietly(), traced, torch.set_grad_enabled(gradient), autocast_to(request.autocast, request.device.type):
+                with leaving_everything_as_it_was("it"), uncleared_memory(request.device):
+                    result = self._call.run(*inputs)
+                    synchronize(request.device)
+                return result
         except KernelRuntimeError as error:
-            around.restore()
             cause = error.__cause__ or error
             if isinstance(cause, torch.OutOfMemoryError):
                 raise Unprobed("there is no memory to run it") from error
             raise refused("crash", "it raises {error}", error=described(cause)) from error
         except torch.AcceleratorError as error:
             raise refused("crash", "the device fails: {error}", error=described(error)) from error
-        changed = around.changed()
-        if changed is not None:
-            around.restore()
-            code = "random" if "random" in changed else "own_state"
-            raise refused(code, "it changes {what}", what=changed)
-        self._refuse_writes_to_self()
-        self.written = frozenset(changed_positions(before, inputs))
-        self._refuse_writes(tolerate_writes)
-        outputs = (result,) if self._outputs == 1 else tuple(result)
-        if not all(isinstance(output, torch.Tensor) for output in outputs):
-            raise refused("output_metadata", "it returns something that is no tensor")
-        return outputs
 
     def _build_self(self, inputs: Sequence[Any]) -> nn.Module:
         values = [inputs[value.position] if type(value) is Slot else value for value in self._request.tensors.values()]
@@ -124,57 +131,29 @@ class Runner:
         specs, names = self._request.cases[0], self._request.names
         for position in sorted(self.written):
             if not tolerate or specs[position].of_layer:
-                raise refused("mutates_input", "its forward overwrites {name}", name=names[position])
+                raise refused("mutates_input", "its forward overwrites {name}, or gives it other memory", name=names[position])
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """What a kernel shares with everybody else in its process."""
+@contextlib.contextmanager
+def leaving_everything_as_it_was(who: str) -> Iterator[None]:
+    """Put back what everybody in the process shares.
 
-    state: dict[str, Any]
-    numbers: dict[str, Any]
+    Args:
+        who: For the sentence.
 
-    @staticmethod
-    def now() -> _Surroundings:
-        state = {
-            "the default dtype": torch.get_default_dtype(),
-            "the default device": torch.get_default_device(),
-            "grad mode": torch.is_grad_enabled(),
-            "inference mode": torch.is_inference_mode_enabled(),
-            "the number of threads": torch.get_num_threads(),
-            "the precision of matrix products": torch.get_float32_matmul_precision(),
-            "the use of deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-            "anomaly detection": torch.is_anomaly_enabled(),
-            "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
-        }
-        numbers: dict[str, Any] = {"torch's random numbers": torch.get_rng_state(), "Python's random numbers": random.getstate()}
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            state["the current device"] = torch.cuda.current_device()
-            state["the current stream"] = torch.cuda.current_stream()
-            numbers["the device's random numbers"] = torch.cuda.get_rng_state()
-        return _Surroundings(state, numbers)
-
-    def changed(self) -> str | None:
-        now = _Surroundings.now()
-        for name, value in self.state.items():
-            if now.state.get(name) != value:
-                return name
-        for name, value in self.numbers.items():
-            other = now.numbers[name]
-            if not (torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other):
-                return f"the state of {name}"
-        return None
-
-    def restore(self) -> None:
-        torch.set_default_dtype(self.state["the default dtype"])
-        torch.set_grad_enabled(self.state["grad mode"])
-        torch.set_num_threads(self.state["the number of threads"])
-        torch.set_float32_matmul_precision(self.state["the precision of matrix products"])
-        torch.use_deterministic_algorithms(self.state["the use of deterministic algorithms"])
-        if torch.get_default_device() != self.state["the default device"]:
-            torch.set_default_device(self.state["the default device"])
-        torch.set_rng_state(self.numbers["torch's random numbers"])
-        random.setstate(self.numbers["Python's random numbers"])
+    Raises:
+        Refused: If it was changed.
+    """
+    around = Surroundings.now()
+    try:
+        yield
+    except BaseException:
+        around.restore()
+        raise
+    changed = around.changed()
+    if changed is not None:
+        around.restore()
+        raise refused(changed[0], "{who} changes {what}", who=who, what=changed[1])
 
 
 def attributes_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -198,6 +177,13 @@ def changed_positions(before: Sequence[Any], after: Sequence[Any]) -> list[int]:
     """Return where tensors do not have the bits that they had."""
     pairs = enumerate(zip(before, after, strict=True))
     return [n for n, (old, new) in pairs if isinstance(new, torch.Tensor) and not same_bits(old, new)]
+
+
+def _identity(value: Any) -> Any:
+    """What a tensor is besides its values: where it lies, how it is read, whether it wants a gradient."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    return value.data_ptr(), value.dtype, value.shape, value.stride(), value.requires_grad
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -235,7 +221,7 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and not isinstance(one, torch.Tensor) and bool(one == other))
 
 
-@contextmanager
+@contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """A kernel's warnings are no failure of the probe, also where the user has made errors of them."""
     with warnings.catch_warnings():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from .memory import Fenced
 from .request import Inputs, TensorSpec
 
 LIMIT = 256 << 20
@@ -46,6 +47,7 @@ NORMAL = (
 ZEROS = Style("zeros", shape=_with_zeros_of_both_signs)
 TINY = Style("tiny", 1e-3)  # squares are then as large as the epsilons of norms
 LARGER = Style("larger", 4.0)
+FAR = Style("far from zero", shape=lambda values: values + 100)  # a difference of squares then has few digits left
 LARGE = (Style("large", 1e4), Style("large", 600.0), Style("large", 40.0))
 """As large as the layer bears: float16 ends at 65504."""
 
@@ -72,22 +74,29 @@ class Sample:
         specs: What the inputs are.
         storages: The memory under them, one flat tensor for each storage.
         starts: Where each storage begins, in the offsets of the specs.
+        handed_out: The memory of the inputs that were handed out last.
     """
 
     specs: Inputs
     storages: Mapping[int, torch.Tensor]
     starts: Mapping[int, int]
+    handed_out: dict[int, Fenced] = field(default_factory=dict)
 
     @staticmethod
-    def of(specs: Inputs) -> Sample:
-        """Make memory for the inputs."""
+    def of(specs: Inputs, shift: int = 0) -> Sample:
+        """Make memory for the inputs.
+
+        Args:
+            specs: What they are.
+            shift: By how many elements they begin later in their storages. No graph is made anew for that.
+        """
         starts: dict[int, int] = {}
         ends: dict[int, int] = {}
         kinds: dict[int, TensorSpec] = {}
         for spec in specs:
             if isinstance(spec, TensorSpec):
                 start = spec.offset // _ALIGNED * _ALIGNED
-                starts[spec.storage] = min(starts.get(spec.storage, start), start)
+                starts[spec.storage] = min(starts.get(spec.storage, start - shift), start - shift)
                 ends[spec.storage] = max(ends.get(spec.storage, 0), spec.offset + spec.span)
                 kinds.setdefault(spec.storage, spec)
         storages = {
@@ -116,11 +125,22 @@ class Sample:
 
     def inputs(self, *, gradient: bool) -> list[Any]:
         """Return the inputs as views of a copy of the memory: a parameter as a leaf, other tensors as somebody's results, as in a model."""
+        self.handed_out.clear()
         made: dict[int, torch.Tensor] = {}
         for number, storage in self.storages.items():
             wanted = gradient and any(isinstance(s, TensorSpec) and s.storage == number and s.requires_grad for s in self.specs)
-            made[number] = storage.clone().requires_grad_() * 1 if wanted else storage.clone()
+            copy = self.handed_out[number] = Fenced.copy_of(storage)
+            made[number] = _as_result(storage, copy) if wanted else copy.values
         return [self._input(spec, made, gradient, leaf=False) for spec in self.specs]
+
+    def changed_besides(self) -> list[int]:
+        """Return positions of inputs around which memory has changed, though it is in none of them."""
+        changed = {number for number, memory in self.handed_out.items() if memory.is_changed_besides(self._covered(number))}
+        return [n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and spec.storage in changed]
+
+    def _covered(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...], int]]:
+        mine = [spec for spec in self.specs if isinstance(spec, TensorSpec) and spec.storage == number]
+        return [(spec.sizes, spec.strides, spec.offset - self.starts[number]) for spec in mine]
 
     def views(self, *, gradient: bool = False) -> list[Any]:
         """Return the inputs as views of the memory itself: they change when it is filled again."""
@@ -138,19 +158,36 @@ class Sample:
         return view.detach().requires_grad_() if leaf or spec.of_layer else view
 
 
+class _Result(torch.autograd.Function):
+    """Memory of ours as the result of a computation."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor, memory: Fenced) -> torch.Tensor:
+        return memory.values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return *gradients, None
+
+
+def _as_result(storage: torch.Tensor, memory: Fenced) -> torch.Tensor:
+    result: torch.Tensor = _Result.apply(storage.detach().requires_grad_(), memory)  # type: ignore[no-untyped-call]
+    return result
+
+
 def random_like(tensor: torch.Tensor, seed: int) -> torch.Tensor:
     """Return a dense random tensor with the sizes, dtype and device of another."""
     generator = torch.Generator(tensor.device).manual_seed(seed)
     return _values(tensor.shape, tensor.dtype, generator, 2, NORMAL[0])
 
 
-def moved(inputs: Sequence[Any], seed: int) -> list[Any]:
-    """Return copies of the inputs, floating-point values moved by up to one rounding."""
+def moved(inputs: Sequence[Any], seed: int, by: float = 1.0) -> list[Any]:
+    """Return copies of the inputs in float64, floating-point values moved by up to that many roundings."""
     generator = torch.Generator("cpu").manual_seed(seed)
     results = []
     for value in inputs:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            eps = torch.finfo(value.dtype).eps / 2
+            eps = by * torch.finfo(value.dtype).eps / 2
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1).to(value.device, torch.float64)
             results.append(value.detach().to(torch.float64) * (1 + eps * noise))
         else:

@@ -15,6 +15,9 @@ from .wide import NotWidened, run_wide, widened
 
 Cotangents = Sequence[torch.Tensor | None]
 
+_FEW = 64
+"""Up to this many values, one sample does not tell how far a layer is off."""
+
 
 class Truth:
     """The exact results for one sample. What is not asked for is not computed.
@@ -67,17 +70,60 @@ class Truth:
         return self._exact.outputs
 
     def output_of_layer(self, number: int) -> list[torch.Tensor]:
-        """Return an output as the layer computes it, and the exact one for inputs that were moved by one rounding."""
-        return [evaluation.outputs[number].detach() for evaluation in self._others()]
+        """Return an output as the layer computes it, and the exact one for inputs that were moved by one rounding.
+
+        Of few values each may be right by chance: then it is also looked at what the layer is off by for inputs nearby.
+        """
+        found = [evaluation.outputs[number].detach() for evaluation in self._others()]
+        exact = self.outputs[number].detach()
+        return found + [exact + (own.outputs[number] - wide.outputs[number]).detach() for own, wide in self._nearby(exact)]
 
     def gradients(self, cotangents: Cotangents) -> list[torch.Tensor | None]:
         """Return the exact gradients of the wanted inputs."""
         return self._exact.gradients(cotangents)
 
-    def gradient_of_layer(self, number: int, cotangents: Cotangents) -> list[torch.Tensor]:
-        """Return one gradient as the layer computes it, and the exact one for inputs that were moved by one rounding."""
+    def bears_writes(self, cotangents: Cotangents, arguments: Sequence[int] | None) -> bool:
+        """Return whether the layer's own gradients can be had after somebody wrote to what it was given, or returned.
+
+        Args:
+            cotangents: The incoming gradients.
+            arguments: Positions of the inputs that are written; None for the outputs.
+        """
+        inputs = [_copy(value) for value in self._inputs]
+        evaluation = _Evaluation(self._in_own_dtype, inputs, self._wanted)
+        for tensor in evaluation.outputs if arguments is None else [inputs[position] for position in arguments]:
+            tensor.detach().zero_()
+        try:
+            evaluation.gradients(cotangents)
+        except RuntimeError:  # autograd says that what it needs was overwritten
+            return False
+        return True
+
+    def gradient_of_layer(self, number: int, cotangents: Cotangents) -> list[torch.Tensor | None]:
+        """Return one gradient as `output_of_layer` does an output."""
         found = [evaluation.gradients(cotangents)[number] for evaluation in self._others()]
-        return [gradient for gradient in found if gradient is not None]
+        exact = self.gradients(cotangents)[number]
+        if exact is None:
+            return found
+        for own, wide in self._nearby(exact):
+            one, other = own.gradients(cotangents)[number], wide.gradients(cotangents)[number]
+            if one is not None and other is not None:
+                found.append(exact + (one - other))
+        return found
+
+    def _nearby(self, exact: torch.Tensor) -> list[tuple[_Evaluation, _Evaluation]]:
+        return self._neighbours if exact.numel() <= _FEW and exact.is_floating_point() and self.why_not_wide is None else []
+
+    @cached_property
+    def _neighbours(self) -> list[tuple[_Evaluation, _Evaluation]]:
+        """For some inputs nearby what the layer computes in its own dtype, and the exact results."""
+        found = []
+        for seed in range(2, 6):
+            near = moved(self._inputs, seed, by=4.0)
+            rounded = [new.to(old.dtype) if isinstance(old, torch.Tensor) else new for new, old in zip(near, self._inputs, strict=True)]
+            own = _Evaluation(self._in_own_dtype, [_copy(value) for value in rounded], self._wanted)
+            found.append((own, _Evaluation(self._wide, [widened(value, self._widest) for value in rounded], self._wanted)))
+        return found
 
     def _others(self) -> list[_Evaluation]:
         return [self.own, self._moved] if self.why_not_wide is None else [self.own]

@@ -26,7 +26,7 @@ class AnnotatedFunction:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        function = _wrapped_function(module)
+        function = wrapped_function(module)
         self.__name__ = str(getattr(function, "__name__", layer_name_of(module)))
         self.__qualname__ = str(getattr(function, "__qualname__", self.__name__))
         self.__module__ = str(getattr(function, "__module__", type(module).__module__))
@@ -121,8 +121,8 @@ def _python_modules() -> list[ModuleType]:
     return [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
 
 
-def _wrapped_function(module: nn.Module) -> FunctionType | None:
-    """The plain function inside a function module of the `kernels` package (seen with 0.17): a free variable of its forward."""
+def wrapped_function(module: nn.Module) -> FunctionType | None:
+    """Return the plain function inside a function module of the `kernels` package (seen with 0.17): a free variable of its forward."""
     for cell in getattr(type(module).forward, "__closure__", None) or ():
         if isinstance(cell.cell_contents, FunctionType):
             return cell.cell_contents

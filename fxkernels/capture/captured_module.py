@@ -16,6 +16,9 @@ from .rewritten_layer import KernelChoice, rewritten_layer
 _GRAPH = "_graph"
 _VIEWS = "_fxkernels_views"
 
+KEEPER = "_fxkernels_keeper"
+"""Attribute of a kernelized graph module that holds who decides its calls, and so has its report."""
+
 
 _OPERATORS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))  # torch has no public name for these types
 
@@ -51,6 +54,13 @@ class CapturedModule(fx.GraphModule):
                 state[name] = value
         state[_VIEWS] = {}
         return module
+
+    @property
+    def report(self) -> Any:
+        """What became of each layer call."""
+        if KEEPER not in vars(self):
+            raise AttributeError(f"this {type(self).__name__} is not kernelized, so it has no report")
+        return vars(self)[KEEPER].report
 
     def add_view(self, name: str, view: View) -> str:
         """Make a view callable by a `call_module` node and return its target. It is no submodule: it adds no state-dict keys."""

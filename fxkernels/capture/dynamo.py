@@ -24,10 +24,11 @@ from ..kernels.origin import LayerOrigin
 from ..kernels.stand_in import LayerState
 from ..passes.layer_call import SITE, CallSite, enter, leave
 from . import _torch
+from .annotated_functions import wrapped_function
+from .call_gate import KERNELIZED as KERNELIZED
+from .kernel_forward import FunctionLayer, path_of
 from .paths import ModulePaths
-
-KERNELIZED = "_fxkernels"
-"""Attribute of a kernelized module under which its `Kernelized` state stands."""
+from .rewritten_layer import is_rewritten
 
 
 class CapturingBackend(Protocol):
@@ -124,11 +125,12 @@ class Brackets:
             state, tensors = (None, {}) if is_function or module is None else _layer_state(frame, module, self_variable)
             marked = (marked_args, marked_kwargs, tensors)
             training = _training(frame, caller[1] if is_function and caller is not None else self_variable)
+        written = (wrapped_function(module) if is_function and module is not None else None) or function
         site = CallSite(
             path=path,
             layer_name=layer_name,
-            layer=(type(module) if module is not None else function).__qualname__,
-            location=_location(function),
+            layer=(type(module) if module is not None and not is_function else written).__qualname__,
+            location=_location(written),
             training=training,
             arguments_known=serves,
             origin=_origin(function, module, is_function, state, opaque, serves),
@@ -191,6 +193,8 @@ def _called_layer(frame: _torch.Frame, function: FunctionType, args: list[_torch
     module = _torch.peek(frame, args[0])
     if not isinstance(module, nn.Module) or layer_name_of(module) is None:
         return None
+    if is_rewritten(module):  # what runs here chooses between kernel and original, and shows us the original
+        return None
     return module if inspect.getattr_static(type(module), "forward", None) is function else None
 
 
@@ -251,8 +255,12 @@ def _path(
     frame: _torch.Frame, paths: ModulePaths, module: nn.Module | None, caller: tuple[nn.Module, _torch.Variable] | None, layer_name: str
 ) -> str:
     known = paths.get(module) if module is not None else None
+    if known is None and module is not None:
+        known = path_of(module)
     if known is not None:
         return known
+    if caller is not None and isinstance(caller[0], FunctionLayer):
+        return path_of(caller[0]) or layer_name
     stack = _torch.module_stack(frame)
     if module is not None and stack and not _is_function_module(module):
         reached = _without_root(stack[-1])

@@ -20,6 +20,8 @@ class ModulePaths:
     def __init__(self) -> None:
         self._paths: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._annotated: dict[str, tuple[str, bool]] = {}
+        self.model = ""
+        """The class of the first root."""
 
     def add_root(self, root: nn.Module) -> None:
         """Learn the paths below a root, unless the module is already known."""
@@ -31,6 +33,8 @@ class ModulePaths:
     def put(self, module: nn.Module, path: str) -> None:
         """Learn the path of one module."""
         self._paths.setdefault(module, path)
+        if not path and not self.model:
+            self.model = type(module).__qualname__
         layer_name = layer_name_of(module)
         if layer_name is not None:
             self._annotated.setdefault(path, (layer_name, annotated_forward(module) is None))

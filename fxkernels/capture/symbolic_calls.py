@@ -12,8 +12,10 @@ from torch import fx, nn
 from ..annotate import annotated_forward, layer_name_of
 from ..kernels.signature import forward_signature, kernel_arguments
 from .annotated_functions import AnnotatedFunction
+from .call_gate import CallGate, Keeper
 from .captured_module import CapturedModule, View
-from .rewritten_layer import FunctionLayer, KernelChoice, rewrite_in_place
+from .kernel_forward import FunctionLayer
+from .rewritten_layer import KernelChoice, attach_gate, rewrite_in_place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +74,7 @@ def layer_calls(module: fx.GraphModule) -> tuple[SymbolicCall, ...]:
     return tuple(calls)
 
 
-def rewrite_calls(module: CapturedModule, choices: Mapping[str, KernelChoice]) -> None:
+def rewrite_calls(module: CapturedModule, choices: Mapping[str, KernelChoice], keeper: Keeper | None = None) -> None:
     """Have calls of a captured graph run kernels. The choices are complete: what is not among them stays as it is.
 
     A layer whose calls are all decided alike is rewritten where it stands, and so wherever else it is referred to. If its calls are decided
@@ -83,6 +85,7 @@ def rewrite_calls(module: CapturedModule, choices: Mapping[str, KernelChoice]) -
     Args:
         module: A graph module of `trace_symbolically`.
         choices: By `SymbolicCall.key`.
+        keeper: Who decides what runs for each form of call, within what the choices allow; by default nobody is asked.
 
     Raises:
         KeyError: If a key is that of no call.
@@ -96,27 +99,31 @@ def rewrite_calls(module: CapturedModule, choices: Mapping[str, KernelChoice]) -
         if call.layer is not None:
             by_layer.setdefault(id(call.layer), []).append(call)
         elif call.key in choices:
-            _rewrite_function(module, call, choices[call.key])
+            _rewrite_function(module, call, choices[call.key], keeper)
     for of_one_layer in by_layer.values():
-        _rewrite_layer(module, of_one_layer, choices)
+        _rewrite_layer(module, of_one_layer, choices, keeper)
     module.graph.lint()
     module.recompile()
 
 
-def _rewrite_layer(module: CapturedModule, calls: list[SymbolicCall], choices: Mapping[str, KernelChoice]) -> None:
+def _rewrite_layer(module: CapturedModule, calls: list[SymbolicCall], choices: Mapping[str, KernelChoice], keeper: Keeper | None) -> None:
     first, layer = choices.get(calls[0].key), calls[0].layer
     assert layer is not None
+    rewritten = tuple(call.key for call in calls if call.key in choices)
+    gate = CallGate(keeper, rewritten) if keeper is not None and rewritten else None
     if all(choices.get(call.key) == first for call in calls):
         if first is not None:
-            rewrite_in_place(layer, first, calls[0].path)
+            rewrite_in_place(layer, first, calls[0].path, gate)
         return
+    if gate is not None:
+        attach_gate(layer, gate)
     for call in calls:
         choice = choices.get(call.key)
         if choice is not None:
             call.node.target = module.add_view(f"{call.path.replace('.', '_')}_call_{call.index}", View(call.path, choice))
 
 
-def _rewrite_function(module: CapturedModule, call: SymbolicCall, choice: KernelChoice) -> None:
+def _rewrite_function(module: CapturedModule, call: SymbolicCall, choice: KernelChoice, keeper: Keeper | None) -> None:
     function, node = call.function, call.node
     assert function is not None
     owner = module.get_submodule(call.owner)
@@ -130,7 +137,7 @@ def _rewrite_function(module: CapturedModule, call: SymbolicCall, choice: Kernel
         number += 1
         name = f"{wanted}_{number}"
     parent._modules[name] = layer
-    rewrite_in_place(layer, choice, call.path)
+    rewrite_in_place(layer, choice, call.path, CallGate(keeper, (call.key,)) if keeper is not None else None)
     # The kernel may name its arguments differently, so they go by position. The node itself stays, with its name, place and metadata.
     args, kwargs = kernel_arguments(call.signature, call.signature, node.args, node.kwargs)
     node.op, node.target = "call_module", f"{home}.{name}" if home else name

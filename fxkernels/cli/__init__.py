@@ -1,5 +1,5 @@
-"""The command line: `fxkernels demo` and `explain` for models, `download`, `lock`, `verify`, `versions` and `info` for kernel repositories,
-`admitted` for the records of probed kernels.
+"""The command line: `fxkernels demo` and `explain` for models, `diff` and `check` for saved reports, `download`, `lock`, `verify`,
+`versions` and `info` for kernel repositories, `admitted` for the records of probed kernels, `env` for bug reports.
 
 Each command is a file. What it shows comes from the library; it decides nothing about kernels.
 """
@@ -13,8 +13,11 @@ import torch
 
 from .. import __version__
 from .admitted import admitted
+from .check import check
 from .demo import demo
+from .diff import diff
 from .download import download
+from .env import env
 from .explain import explain
 from .info import info
 from .lock import lock
@@ -37,11 +40,12 @@ def main() -> None:
     Examples:
       fxkernels demo                     rewrites, checks and times a small model
       fxkernels explain mymodel:build    shows what kernels would do in your model
+      fxkernels check plan.json mymodel:build   fails when a kernel was lost
       fxkernels info acme/norms          shows what a kernel repository has
       fxkernels lock                     pins the kernels of a project
     """
     logging.getLogger("fxkernels").addHandler(_SILENT)
 
 
-for command in (demo, explain, download, lock, verify, versions, info, admitted):
+for command in (demo, explain, diff, check, download, lock, verify, versions, info, admitted, env):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 _SHORT = 12
 
 
-@click.group(short_help="List, show or forget what kernels have shown.")
+@click.group(short_help="List, show, ship or forget what kernels have shown.")
 def admitted() -> None:
     """Show the records of admission: which kernel was probed for which form of call, and what came of it.
 
-    They are small files in the cache directory (FXKERNELS_CACHE, else HF_HOME/fxkernels), under admitted/. Copied to other machines of the
-    same kind they save the probe there.
+    They are small files in the cache directory (FXKERNELS_CACHE, else HF_HOME/fxkernels), under admitted/. Those of locked kernels can be
+    shipped with the lock file; any others as a copy of that directory, which FXKERNELS_RECORDS names on other machines of the same kind.
     """
 
 
@@ -61,6 +62,35 @@ def show_record(key: str) -> Answer:
     if evidence.get("output"):
         lines += ["what it printed", *(f"  {line}" for line in str(evidence["output"]).splitlines())]
     return Answer(record.as_dict(), tuple(lines))
+
+
+@admitted.command("ship")
+@click.argument("lockfile", type=click.Path(path_type=Path, exists=True, dir_okay=False), default="fxkernels.lock")
+@answering
+def ship_records(lockfile: Path) -> Answer:
+    """Copy the records of locked kernels into a directory beside the lock file, for other machines to read.
+
+    The directory has the lock file's name with the ending .admitted. Records of kernels that the lock does not have, or has at another
+    commit, are removed from it. Commit it with the lock file: whoever loads through the lock reads it before the cache, so that a kernel
+    that was probed here is not probed there, on a device, torch and Triton of the same kind.
+
+    \b
+    Examples:
+      fxkernels admitted ship
+      fxkernels admitted ship path/to/fxkernels.lock
+    """
+    from ..admission import records
+    from ..hub.locks.lock_file import read_lock
+
+    locked = {(entry.repo_id, entry.commit) for entry in read_lock(lockfile).repositories}
+    directory = records.shipped_with(lockfile)
+    shipped, removed = records.ship(directory, lambda record: (record.repository, record.state) in locked)
+    lines = [f"{directory}: {len(shipped)} {'record' if len(shipped) == 1 else 'records'} of {len(locked)} locked kernel repositories"]
+    lines += [f"  {record.key[:_SHORT]}  {_outcome(record)}  {record.kernel}" for record in shipped]
+    lines += [f"  removed {key[:_SHORT]}" for key in removed]
+    if not shipped:
+        lines.append("The cache has no record about them: run the model once on this machine.")
+    return Answer({"directory": str(directory), "shipped": [record.key for record in shipped], "removed": removed}, tuple(lines))
 
 
 @admitted.command("forget")

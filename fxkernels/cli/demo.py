@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -53,7 +53,7 @@ def demo(repeats: int, length: int, layers: int, compile_: bool) -> None:
         output_difference("outputs", expected, outputs_of(kernelized, input_ids)),
         gradient_difference(gradients_of(model, input_ids), gradients_of(kernelized, input_ids)),
     ]
-    report: Report = vars(kernelized)["report"]
+    report = cast("Report", kernelized.report)
     _show_report(report)
     sides: dict[str, Run] = {"eager": model, "kernelized": kernelized}
     if compile_:

@@ -1,60 +1,133 @@
-"""`fxkernels explain`: the report of any model that a factory makes."""
+"""`fxkernels explain`: the report of any model that the user can name, for this machine or others."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import torch
 from torch import nn
 
-from .factory import Arguments, FactoryError, described, load_model
+from .architectures import PREFIX
+from .factory import Arguments, FactoryError, described, load_target
 
 if TYPE_CHECKING:
+    from ..report.matrix import Matrix
     from ..report.model import Report
+    from ..target import Target
+
+
+def target_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument and the options that name a model and say how it is looked at; see `explained`."""
+    for decorator in (
+        click.option("--traceback", "show_traceback", is_flag=True, help="Show the whole traceback where your code raises."),
+        click.option(
+            "--builtin/--no-builtin",
+            default=True,
+            show_default=True,
+            help="Offer the built-in kernels too; what the module registers comes first.",
+        ),
+        click.option(
+            "--mode",
+            type=click.Choice(["inference", "training"]),
+            help="Call model.eval() or model.train() first.  [default: as the factory returns it]",
+        ),
+        click.option(
+            "--config", multiple=True, metavar="KEY=VALUE", help="A setting of an hf: architecture; values are JSON or text. Repeatable."
+        ),
+        click.argument("target", metavar="TARGET"),
+    ):
+        command = decorator(command)
+    return command
 
 
 @click.command(short_help="Show which layers of your model would run kernels.")
-@click.argument("factory", metavar="MODULE:FACTORY")
+@target_arguments
 @click.option(
-    "--mode",
-    type=click.Choice(["inference", "training"]),
-    help="Call model.eval() or model.train() first.  [default: as the factory returns it]",
+    "--for", "targets", multiple=True, metavar="DEVICE", help='Another machine, e.g. "cuda:sm90 torch2.11"; several make a table.'
 )
+@click.option("--diff", "as_diff", is_flag=True, help="Show what changes in the graph instead, as a unified diff.")
+@click.option("--why", "name", metavar="PATH", help="Explain one layer call instead: every gate, and what would help.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page for a browser too.")
 @click.option(
-    "--builtin/--no-builtin", default=True, show_default=True, help="Offer the built-in kernels too; what the module registers comes first."
+    "--json", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Write it as JSON too; - for standard output."
 )
-@click.option("--traceback", "show_traceback", is_flag=True, help="Show the whole traceback where your code raises.")
-def explain(factory: str, mode: str | None, builtin: bool, show_traceback: bool) -> None:
+def explain(
+    target: str, targets: tuple[str, ...], as_diff: bool, name: str | None, html: Path | None, json: Path | None, **how: Any
+) -> None:
     """Show which layer calls of a model would run which kernel, and for every other call why it would not.
 
-    FACTORY is a function without arguments that returns the model and example arguments: a tuple, or a dict of keyword arguments.
-    MODULE is imported from the current directory or from the installed packages, and may register a kernel mapping. Nothing is
-    rewritten.
+    TARGET is a function without arguments that returns the model and example arguments (a tuple, or a dict of keyword arguments), as
+    MODULE:FUNCTION; or an architecture of transformers with random weights, as hf:NAME. MODULE is imported from the current directory
+    or from the installed packages, and may register a kernel mapping. Nothing is rewritten, fetched or run.
 
     \b
     Examples:
       fxkernels explain mymodel:build
-      fxkernels explain fxkernels.demo_model:decoder
       fxkernels explain mymodel:build --mode training --no-builtin
+      fxkernels explain mymodel:build --why model.layers.3.norm
+      fxkernels explain mymodel:build --diff | less
+      fxkernels explain mymodel:build --html report.html --json plan.json
+      fxkernels explain hf:llama --config num_hidden_layers=2
+      fxkernels explain hf:qwen3 --for "cuda:sm90 torch2.11" --for cpu
     """
+    if len(targets) > 1 and (as_diff or html or json):
+        raise click.UsageError("--diff, --html and --json show one report; give --for once")
+    files = [(path, suffix) for path, suffix in ((html, ".html"), (json, ".json")) if path is not None and str(path) != "-"]
+    for path, suffix in files:
+        _check_file(path, suffix)
+    model, found = explained(target, targets=targets, **how)
+    reports = [(str(each), report) for each, report in found.items()] if isinstance(found, Mapping) else [("", found)]
+    if json is not None and str(json) == "-":
+        click.echo(reports[0][1].to_json())
+    elif as_diff:
+        click.echo(reports[0][1].diff())
+    elif name is not None:
+        click.echo("\n\n".join(_why(report, name, heading) for heading, report in reports))
+    else:
+        _show(target, model, found, asked_mode=how["mode"])
+    for path, _ in files:
+        _save(reports[0][1], path)
+
+
+def explained(
+    target: str,
+    *,
+    config: Sequence[str] = (),
+    mode: str | None = None,
+    builtin: bool = True,
+    show_traceback: bool = False,
+    targets: Sequence[str] = (),
+) -> tuple[nn.Module, Report | Matrix]:
+    """Return the model that a user names, and its report; for several targets, the matrix of its reports.
+
+    Args:
+        target: ``module:factory`` or ``hf:architecture``.
+        config: Settings of an architecture, ``key=value``.
+        mode: ``"inference"`` or ``"training"``, if the model is to be put into that mode first.
+        builtin: Whether the built-in kernels are offered too.
+        show_traceback: Whether the traceback of an error in the user's code is printed.
+        targets: What kernels are chosen for, if not for this machine.
+
+    Raises:
+        FactoryError: If there is no such model, or none that can be captured.
+    """
+    parsed = _parsed(targets)
     try:
-        model, arguments = load_model(factory)
+        model, arguments = load_target(target, config)
         if mode is not None:
             model.train(mode == "training")
-        report = _report(factory, model, arguments, builtin)
+        return model, _report(target, model, arguments, builtin, parsed)
     except FactoryError as error:
         if show_traceback and error.__cause__ is not None:
             click.echo("".join(traceback.format_exception(error.__cause__)), err=True, nl=False)
         raise
-    from ..report.terminal import print_report
-
-    state = "training" if model.training else "eval"
-    click.echo(f"{factory}: {type(model).__name__} in {state} mode{'' if mode else ', as the factory returned it'}")
-    print_report(report)
 
 
-def _report(factory: str, model: nn.Module, arguments: Arguments, builtin: bool) -> Report:
+def _report(name: str, model: nn.Module, arguments: Arguments, builtin: bool, targets: Sequence[Target]) -> Report | Matrix:
     from .. import explain as explain_model
     from ..builtin import builtin_mapping
     from ..errors import FxKernelsError
@@ -62,27 +135,74 @@ def _report(factory: str, model: nn.Module, arguments: Arguments, builtin: bool)
 
     mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
     args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
+    wanted: Any = targets if len(targets) > 1 else targets[0] if targets else None
     try:
         with use_kernel_mapping(mapping, inherit_mapping=False):
-            return explain_model(model, *args, **kwargs)
+            found: Report | Matrix = explain_model(model, *args, target=wanted, **kwargs)
+            return found
     except FxKernelsError as error:
         raise FactoryError(str(error)) from error
     except Exception as error:
-        own = _own_error(model, args, kwargs)
+        own = _own_error(model, args, kwargs) if not name.startswith(PREFIX) else None
         if own is None:
             raise FactoryError(
-                f"the model of {factory} runs with the example arguments but cannot be captured: {described(error)}"
+                f"the model of {name} runs with the example arguments but cannot be captured: {described(error)}"
+                if not name.startswith(PREFIX)
+                else f"{name} cannot be captured with the configuration that was asked for: {described(error)}"
             ) from error
-        raise FactoryError(f"the model of {factory} raised when it was called with the example arguments: {described(own)}") from own
+        raise FactoryError(f"the model of {name} raised when it was called with the example arguments: {described(own)}") from own
 
 
 def _own_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
     """What the model raises by itself, which it says more clearly than a tracer that wraps its error."""
-    import torch
-
     try:
         with torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:  # other people's code; the caller reports it
         return error
     return None
+
+
+def _parsed(targets: Sequence[str]) -> tuple[Target, ...]:
+    from ..target import Target
+
+    try:
+        return tuple(dict.fromkeys(Target.parse(text) for text in targets))
+    except ValueError as error:
+        raise FactoryError(str(error)) from error
+
+
+def _show(name: str, model: nn.Module, found: Report | Matrix, asked_mode: str | None) -> None:
+    from ..report.terminal import print_report
+
+    state = "training" if model.training else "eval"
+    whose = "" if asked_mode or name.startswith(PREFIX) else ", as the factory returned it"
+    click.echo(f"{name}: {type(model).__name__} in {state} mode{whose}")
+    if isinstance(found, Mapping):
+        click.echo(str(found))
+    else:
+        print_report(found)
+
+
+def _why(report: Report, name: str, heading: str) -> str:
+    try:
+        text = str(report.why(name))
+    except ValueError as error:
+        raise FactoryError(str(error)) from error
+    return f"{heading}\n\n{text}" if heading else text
+
+
+def _check_file(path: Path, suffix: str) -> None:
+    """Before anything is captured, which takes a while."""
+    if path.suffix.lower() != suffix:
+        raise FactoryError(f"{path} should end in {suffix}, which says what it is")
+    if not path.parent.is_dir():
+        raise FactoryError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def _save(report: Report, path: Path) -> None:
+    try:
+        report.save(path)
+    except OSError as error:
+        raise FactoryError(f"{path} cannot be written: {error.strerror}") from error
+    click.echo(f"wrote {path}", err=True)

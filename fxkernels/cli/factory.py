@@ -1,4 +1,4 @@
-"""Loads a model factory that the user names as ``module:factory``, and says plainly what is wrong with it if it cannot be used."""
+"""Loads the model that the user names, as ``module:factory`` or ``hf:architecture``, and says plainly what is wrong with it if need be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +31,25 @@ class FactoryError(click.ClickException):
     exit_code = 2
 
 
+def load_target(name: str, config: Sequence[str] = ()) -> tuple[nn.Module, Arguments]:
+    """Return the model and example arguments that a user's TARGET stands for.
+
+    Args:
+        name: ``module:factory``, or ``hf:`` and an architecture of transformers, which is built with random weights on the meta device.
+        config: The ``key=value`` of its configuration.
+
+    Raises:
+        FactoryError: If there is no such target, or none with such a configuration.
+    """
+    from .architectures import PREFIX, load_architecture
+
+    if name.startswith(PREFIX):
+        return load_architecture(name.removeprefix(PREFIX), config)
+    if config:
+        raise FactoryError(f"--config is for hf: targets; the factory {name} makes its own configuration")
+    return load_model(name)
+
+
 def load_model(name: str) -> tuple[nn.Module, Arguments]:
     """Import a factory, call it and return its model and example arguments.
 
@@ -43,7 +62,8 @@ def load_model(name: str) -> tuple[nn.Module, Arguments]:
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise FactoryError(
-            f"{name!r} names no factory; write module:factory, for example mymodel:build for the function build in mymodel.py"
+            f"{name!r} names no factory; write module:factory, for example mymodel:build for the function build in mymodel.py, or hf:llama "
+            f"for an architecture of transformers"
         )
     factory = _factory(_import(module_name), module_name, attribute)
     try:

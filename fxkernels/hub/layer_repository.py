@@ -14,7 +14,7 @@ from .builds.kernel_dependency import KernelDependency
 from .loading import load_layer
 from .opening import open_repository
 from .remote.trust import is_allowed
-from .repository import check_layer_name, machine
+from .repository import check_layer_name, check_when, machine
 from .snapshot import LocalSnapshot
 
 
@@ -33,14 +33,15 @@ class LayerRepository:
             process. If it cannot be reached, the commit that it named last time is used, with a warning.
         trust_remote_code: Whose code may run. By default that of publishers that the Hub calls trusted; True for this repository and what
             it depends on; or the ids of repositories that are allowed besides.
+        when: Constraints on the calls for which it is used, besides those that the repository declares: one text or several.
 
     Raises:
-        ValueError: If not exactly one of `revision` and `version` is given, or a name makes no sense.
-        TypeError: If `trust_remote_code` is neither a truth value nor a sequence of repository ids.
+        ValueError: If not exactly one of `revision` and `version` is given, a name makes no sense, or a text in `when` is no constraint; it
+            shows where and what would be one.
+        TypeError: If `trust_remote_code` is neither a truth value nor a sequence of repository ids, or `when` holds no strings.
 
     Example:
-        >>> LayerRepository("acme/norms", layer_name="RMSNorm", version=1)
-        LayerRepository(repo_id='acme/norms', layer_name='RMSNorm', revision=None, version=1, trust_remote_code=False)
+        >>> norm = LayerRepository("acme/norms", layer_name="RMSNorm", version=1, when="dim(hidden_states, -1) % 8 == 0")
     """
 
     repo_id: str
@@ -48,6 +49,7 @@ class LayerRepository:
     revision: str | None
     version: int | None
     trust_remote_code: bool | tuple[str, ...]
+    when: tuple[str, ...]
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class LayerRepository:
         revision: str | None = None,
         version: int | None = None,
         trust_remote_code: bool | Sequence[str] = False,
+        when: str | Sequence[str] = (),
     ) -> None:
         KernelDependency(repo_id, version=version, revision=revision)  # checks the names, and that one of the two is given
         is_allowed(repo_id, trust_remote_code)  # checks its type
@@ -66,6 +69,7 @@ class LayerRepository:
         object.__setattr__(self, "version", version)
         trusted = trust_remote_code if isinstance(trust_remote_code, bool) else tuple(trust_remote_code)
         object.__setattr__(self, "trust_remote_code", trusted)
+        object.__setattr__(self, "when", check_when(when))
 
     def load(self) -> type[nn.Module]:
         """Return the layer's class for this machine, for its accelerator where there is one.
@@ -85,4 +89,4 @@ class LayerRepository:
         find = functools.partial(open_repository, trust_remote_code=self.trust_remote_code)
         snapshot = find(KernelDependency(self.repo_id, version=self.version, revision=self.revision))
         override = str(snapshot.path) if isinstance(snapshot, LocalSnapshot) else None
-        return load_layer(snapshot, self.layer_name, target, dependencies=find, override=override)
+        return load_layer(snapshot, self.layer_name, target, dependencies=find, override=override, when=self.when)

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import RepositoryError
 from ..kernels.layer import KernelIdentity, KernelLayer
 from ..target import Target
+from .builds.constraints import declared_constraints
 from .builds.kernel_dependency import KernelDependency
 from .builds.metadata import Metadata
 from .builds.requirements import check_requirements
@@ -22,7 +23,15 @@ Open = Callable[[KernelDependency], Snapshot]
 """What finds the repository that a kernel depends on. It has decided already whether that one's code may run."""
 
 
-def load_layer(snapshot: Snapshot, layer_name: str, target: Target, *, dependencies: Open, override: str | None = None) -> KernelLayer:
+def load_layer(
+    snapshot: Snapshot,
+    layer_name: str,
+    target: Target,
+    *,
+    dependencies: Open,
+    override: str | None = None,
+    when: tuple[str, ...] = (),
+) -> KernelLayer:
     """Return a layer of the build that fits `target`.
 
     Args:
@@ -31,16 +40,21 @@ def load_layer(snapshot: Snapshot, layer_name: str, target: Target, *, dependenc
         target: What the kernel is for.
         dependencies: Finds the repositories that the build, or one that it depends on, asks for during its import.
         override: The directory that stands in for the repository, by the user's own declaration; for the report.
+        when: Constraints on the calls for which it is used, besides those that the build declares.
 
     Raises:
         RepositoryError: With code ``no_variant`` if no build fits, naming the reason for each; ``digest`` if a file is not the published
             one; ``offline`` if something has to be fetched and cannot be; ``load_error`` if the repository is not in Hub layout, needs
-            something that is not installed, cannot be imported or does not have the layer.
+            something that is not installed, declares constraints that are none, cannot be imported or does not have the layer.
     """
     variant, build = find_build(snapshot, target)
+    declared = declared_constraints(build.directory, build.metadata)
     module = import_build(build, lambda dependency: find_build(dependencies(dependency), target)[1])
     identity = KernelIdentity(snapshot.name, snapshot.revision, layer_name, variant, override)
-    return KernelLayer(_layer(module, layer_name, snapshot.where), identity)
+    layer = _layer(module, layer_name, snapshot.where)
+    for name in declared:
+        _layer(module, name, f"{snapshot.where} declares constraints for {name}, and")
+    return KernelLayer(layer, identity, constraints=(*declared.get(layer_name, ()), *when))
 
 
 def find_build(snapshot: Snapshot, target: Target) -> tuple[str, Build]:

@@ -20,7 +20,7 @@ from .locks.lock_file import FILE_NAME, read_lock
 from .locks.locked_snapshot import LockedSnapshot
 from .overrides import VARIABLE, local_override
 from .remote.trust import is_allowed, require_trust
-from .repository import LocalLayerRepository, check_layer_name, machine
+from .repository import LocalLayerRepository, check_layer_name, check_when, machine
 
 _BUILTIN = Path(__file__).parent.parent / "builtin"
 
@@ -36,10 +36,11 @@ class LockedLayerRepository:
         layer_name: Name of the class in the repository's ``layers``.
         lockfile: An ``fxkernels.lock``, or a ``kernels.lock`` of the `kernels` package, which has no digests, or one for a whole build.
         trust_remote_code: As for `LayerRepository`: what is locked is not yet trusted.
+        when: As for `LayerRepository`: constraints on the calls for which it is used.
 
     Raises:
-        ValueError: If a name makes no sense.
-        TypeError: If `trust_remote_code` is neither a truth value nor a sequence of repository ids.
+        ValueError: If a name makes no sense, or a text in `when` is no constraint.
+        TypeError: If `trust_remote_code` is neither a truth value nor a sequence of repository ids, or `when` holds no strings.
 
     Example:
         >>> repository = LockedLayerRepository("acme/norms", layer_name="RMSNorm", lockfile="fxkernels.lock")
@@ -49,6 +50,7 @@ class LockedLayerRepository:
     layer_name: str
     lockfile: Path
     trust_remote_code: bool | tuple[str, ...]
+    when: tuple[str, ...]
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class LockedLayerRepository:
         layer_name: str,
         lockfile: str | Path = FILE_NAME,
         trust_remote_code: bool | Sequence[str] = False,
+        when: str | Sequence[str] = (),
     ) -> None:
         if not is_repo_id(repo_id):
             raise ValueError(f"{repo_id!r} is no repository on the Hub; its id has the form organization/name, e.g. 'acme/norms'")
@@ -67,6 +70,7 @@ class LockedLayerRepository:
         object.__setattr__(self, "lockfile", Path(lockfile).absolute())
         trusted = trust_remote_code if isinstance(trust_remote_code, bool) else tuple(trust_remote_code)
         object.__setattr__(self, "trust_remote_code", trusted)
+        object.__setattr__(self, "when", check_when(when))
 
     def load(self) -> type[nn.Module]:
         """Return the layer's class for this machine, for its accelerator where there is one.
@@ -84,7 +88,7 @@ class LockedLayerRepository:
                 code ``digest`` if a file is not the one that was locked, with code ``load_error`` if the lock file cannot be read.
         """
         lock = read_lock(self.lockfile)
-        return _load(lock, lock.find_required(self.repo_id), self.layer_name, target, self.trust_remote_code)
+        return _load(lock, lock.find_required(self.repo_id), self, target)
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,9 @@ class UnderLock:
         repository = self.repository
         if isinstance(repository, LayerRepository):
             wanted = KernelDependency(repository.repo_id, version=repository.version, revision=repository.revision)
-            return _load(self.lock, self.lock.find(wanted), repository.layer_name, target, repository.trust_remote_code)
+            return _load(self.lock, self.lock.find(wanted), repository, target)
         if isinstance(repository, LockedLayerRepository):
-            entry = self._agreed(repository)
-            return _load(self.lock, entry, repository.layer_name, target, repository.trust_remote_code)
+            return _load(self.lock, self._agreed(repository), repository, target)
         if isinstance(repository, LocalLayerRepository) and repository.path.resolve().is_relative_to(_BUILTIN.resolve()):
             return repository.load_for(target)  # a part of this library, which the environment pins
         name = getattr(repository, "repo_id", None) or getattr(repository, "path", None) or type(repository).__qualname__
@@ -151,11 +154,13 @@ def lock_of(lockfile: object) -> Lock:
     return read_lock(Path(lockfile))
 
 
-def _load(lock: Lock, entry: LockedRepository, layer_name: str, target: Target, trusted: bool | Sequence[str]) -> KernelLayer:
+def _load(lock: Lock, entry: LockedRepository, repository: LayerRepository | LockedLayerRepository, target: Target) -> KernelLayer:
+    trusted = repository.trust_remote_code
+
     def find(wanted: KernelDependency) -> LockedSnapshot:
         return open_locked(lock, lock.find(wanted), trusted)
 
-    return load_layer(open_locked(lock, entry, trusted), layer_name, target, dependencies=find)
+    return load_layer(open_locked(lock, entry, trusted), repository.layer_name, target, dependencies=find, when=repository.when)
 
 
 def open_locked(lock: Lock, entry: LockedRepository, trusted: bool | Sequence[str]) -> LockedSnapshot:

@@ -117,6 +117,12 @@ class KernelCall:
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelCall:
         return self  # graphs are deep-copied by inner compilers; a call has no state that could differ between copies
 
+    @property
+    def copied(self) -> frozenset[int | str]:
+        """Positions and names of those of the kernel's arguments of which it gets copies, as it overwrites them."""
+        arguments: tuple[tuple[int | str, Any], ...] = (*enumerate(self._args), *self._kwargs.items())
+        return frozenset(key for key, value in arguments if any(slot in self._cloned for slot in _positions(value)))
+
     def __call__(self, *inputs: Any) -> Any:
         operators = self.operators
         run = self._python if operators is None else operators
@@ -132,6 +138,27 @@ class KernelCall:
         if not self._is_smooth and not torch.compiler.is_compiling():
             self._guard_second_order(result, inputs)
         return result
+
+    @property
+    def reference(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """What the original layer computes: from the same inputs to a tuple of the same outputs."""
+        return self._reference
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the gradient is the original layer's, recomputed: by request, or because the kernel's own turned out to be cut."""
+        return self._recompute or self._warned
+
+    def watch_recomputation(self, note: Callable[[], None]) -> None:
+        """Have somebody told whenever the original layer is run for its gradient. Not from code that a compiler has made of it."""
+        reference = self._reference
+
+        def watched(*inputs: Any) -> tuple[torch.Tensor, ...]:
+            if not any(is_traced(value) for value in inputs):
+                note()
+            return reference(*inputs)
+
+        self._reference = watched
 
     def run(self, *inputs: Any) -> Any:
         """Return what the kernel returns: one tensor, or a tuple of them.
@@ -152,8 +179,8 @@ class KernelCall:
         if self._cloned:
             inputs = tuple([value.clone() if position in self._cloned else value for position, value in enumerate(inputs)])
         try:
-            args = _fill(self._args, inputs)
-            kwargs = _fill(self._kwargs, inputs) if self._kwargs else self._kwargs
+            args = fill_slots(self._args, inputs)
+            kwargs = fill_slots(self._kwargs, inputs) if self._kwargs else self._kwargs
             output = self.kernel.cls.forward(self._build_self(inputs), *args, **kwargs)
         except Exception as error:
             if type(error).__module__ == "torch.utils.checkpoint":
@@ -180,7 +207,7 @@ class KernelCall:
 
     def _guard_second_order(self, result: Any, inputs: tuple[Any, ...]) -> None:
         """Make it an error to differentiate the kernel's backward, if that may miss terms."""
-        outputs = (result,) if type(result) is torch.Tensor else result
+        outputs = (result,) if isinstance(result, torch.Tensor) else result
         # While somebody traces, the tensors are of other types. In transforms of torch.func every backward creates a graph.
         own = [tensor for tensor in outputs if type(tensor) is torch.Tensor and tensor.grad_fn is not None]
         if not own or torch.func.debug_unwrap(own[0]) is not own[0]:
@@ -218,15 +245,32 @@ def other_device(inputs: Iterable[Any]) -> int | None:
     return None
 
 
-def _fill(template: Any, inputs: tuple[Any, ...]) -> Any:
+def is_traced(value: Any) -> bool:
+    """Whether a value is a tensor without data, by which somebody traces what is done with it."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    plain = torch.func.debug_unwrap(value)  # the reference's gradient is taken by a transform of torch.func
+    return type(plain) not in (torch.Tensor, torch.nn.Parameter)
+
+
+def fill_slots(template: Any, inputs: tuple[Any, ...]) -> Any:
+    """Return arguments with the inputs in the places of their slots."""
     if type(template) is Slot:
         return inputs[template.position]
     if type(template) is tuple:
-        return tuple([_fill(item, inputs) for item in template])
+        return tuple([fill_slots(item, inputs) for item in template])
     if type(template) is list:
-        return [_fill(item, inputs) for item in template]
+        return [fill_slots(item, inputs) for item in template]
     if type(template) is dict:
-        return {key: _fill(item, inputs) for key, item in template.items()}
+        return {key: fill_slots(item, inputs) for key, item in template.items()}
     if type(template) is slice:
-        return slice(_fill(template.start, inputs), _fill(template.stop, inputs), _fill(template.step, inputs))
+        return slice(fill_slots(template.start, inputs), fill_slots(template.stop, inputs), fill_slots(template.step, inputs))
     return template
+
+
+def _positions(template: Any) -> list[int]:
+    """The inputs that go into an argument."""
+    if type(template) is Slot:
+        return [template.position]
+    items = template.values() if isinstance(template, dict) else template if isinstance(template, tuple | list) else ()
+    return [position for item in items for position in _positions(item)]

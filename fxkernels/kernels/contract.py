@@ -8,11 +8,11 @@ from collections.abc import Collection, Set
 from torch import nn
 
 from ..passes.miss import Miss
-from .attributes import attributes_read
+from .attributes import attributes_read, writes_to_layer
 from .layer import KernelLayer
 from .signature import forward_signature, kernel_arguments, signature_difference
 
-__all__ = ["attributes_exist", "has_no_own_state", "kernel_arguments", "signature_agrees"]
+__all__ = ["attributes_exist", "has_no_own_state", "kernel_arguments", "leaves_the_layer_alone", "signature_agrees"]
 
 _OWN = frozenset({"forward", "has_backward", "can_torch_compile", "extra_repr"})
 # What the interpreter puts into a class by itself, up to Python 3.14.
@@ -58,6 +58,19 @@ def has_no_own_state(kernel: KernelLayer) -> Miss | None:
         "{cls} brings {members}, which the layer it replaces lacks; a kernel layer has only forward, has_backward and can_torch_compile",
         {"cls": kernel.cls.__name__, "members": ", ".join(own)},
     )
+
+
+def leaves_the_layer_alone(kernel: KernelLayer) -> Miss | None:
+    """Miss with ``own_state`` if the kernel's forward writes to its ``self``, naming the lines.
+
+    The layer is the user's; a kernel runs with a stand-in for it, where what it leaves behind would be lost. Writes that its text does not
+    show are found by the probe, which looks at the stand-in.
+    """
+    writes = writes_to_layer(kernel)
+    if not writes:
+        return None
+    data = {"cls": kernel.cls.__name__, "writes": ", ".join(map(str, writes[:_LISTED]))}
+    return Miss("own_state", "{cls} writes to the layer: {writes}; a kernel layer only reads it", data)
 
 
 def signature_agrees(

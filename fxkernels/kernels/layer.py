@@ -55,15 +55,19 @@ class KernelLayer:
         cls: Its class. It is never instantiated; its forward is called with another object as ``self``.
         identity: Where it came from.
         source: The repository and the target that it was loaded for, by which another process loads it again.
+        constraints: What it demands of a call, as texts: what its build declares, and what stands beside it in the mapping.
     """
 
     cls: type[nn.Module]
     identity: KernelIdentity
     source: tuple[Any, Target] | None = field(default=None, compare=False, repr=False)
+    constraints: tuple[str, ...] = field(default=(), hash=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class lives in a module that only the importer knows; a process that unpickles it has to import the repository first.
-        return (KernelLayer, (self.cls, self.identity)) if self.source is None else (load_kernel_layer, self.source)
+        if self.source is not None:
+            return load_kernel_layer, self.source
+        return KernelLayer, (self.cls, self.identity, None, self.constraints)
 
     @property
     def has_backward(self) -> bool:

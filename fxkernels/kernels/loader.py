@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import RepositoryError
 from ..passes.miss import Miss
 from ..target import Target
-from .contract import attributes_exist, has_no_own_state, signature_agrees
+from .contract import attributes_exist, has_no_own_state, leaves_the_layer_alone, signature_agrees
 from .layer import KernelLayer, load_kernel_layer
 
 
@@ -60,6 +60,10 @@ class KernelLoader:
         """Return why the kernel layer cannot stand in for a reference that is called like this, or None."""
         key = (kernel.cls, form.reference, form.positional, form.keywords, form.attributes)
         if key not in self._contracts:
-            miss = has_no_own_state(kernel) or signature_agrees(kernel, form.signature, form.positional, form.keywords)
-            self._contracts[key] = miss or attributes_exist(kernel, form.attributes)
+            self._contracts[key] = (
+                has_no_own_state(kernel)
+                or leaves_the_layer_alone(kernel)
+                or signature_agrees(kernel, form.signature, form.positional, form.keywords)
+                or attributes_exist(kernel, form.attributes)
+            )
         return self._contracts[key]

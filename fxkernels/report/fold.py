@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..passes.miss import Miss
@@ -12,8 +12,8 @@ from .model import CallReport, GraphDecision
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 _NUMBERED_NAME = re.compile(r"(.+)_(0|[1-9][0-9]*)")
 
-# Fields of a miss that name nodes or calls. They differ from layer to layer (mul_3, mul_7) where the reason is the same.
-_NAMES = frozenset({"node", "target", "user", "key"})
+NAMES = frozenset({"node", "target", "user", "key"})
+"""Fields of a miss that name nodes or calls. They differ from layer to layer (mul_3, mul_7) where the reason is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,20 @@ class Fold:
     calls: tuple[CallReport, ...]
     covered: tuple[Fold, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The label and, if it has more than one call, their number."""
+        return f"{self.label or '(the model)'}{f' x{len(self.calls)}' if len(self.calls) > 1 else ''}"
 
-def fold_calls(calls: Iterable[CallReport]) -> tuple[Fold, ...]:
+
+def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashable] | None = None) -> tuple[Fold, ...]:
     """Fold calls whose paths differ in numbers only and which have the same layer name, status, kernel and misses in all graphs.
 
     Every call is in exactly one fold; the folds stand in the order of their first calls.
 
     Args:
         calls: Calls with distinct paths and indices, as a `Report` has them.
+        also: Returns what else calls of one fold must have in common.
 
     Example:
         >>> [fold.label for fold in fold_calls(report.calls)]
@@ -53,11 +59,31 @@ def fold_calls(calls: Iterable[CallReport]) -> tuple[Fold, ...]:
             inside.setdefault(cover, []).append(call)
         else:
             outer.append(call)
-    called_again = {call.path for call in calls if call.index > 0}
+    called_again = repeated_paths(calls)
+
+    def alike(call: CallReport) -> Hashable:
+        return (_history(call), also(call) if also is not None else None)
+
     return tuple(
-        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(_key(cover), ())], called_again)))
-        for fold in _fold(outer, called_again)
+        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(_key(cover), ())], called_again, alike)))
+        for fold in _fold(outer, called_again, alike)
     )
+
+
+def fold_alike(calls: Iterable[CallReport], alike: Callable[[CallReport], Hashable], repeated: frozenset[str]) -> tuple[Fold, ...]:
+    """Fold calls whose paths differ in numbers only, which have the same layer name, and for which `alike` returns equal values.
+
+    Args:
+        calls: Some calls of a report.
+        alike: Returns what calls of one fold have in common.
+        repeated: The paths that are called more than once in the report; see `repeated_paths`.
+    """
+    return tuple(_fold(tuple(calls), repeated, alike))
+
+
+def repeated_paths(calls: Iterable[CallReport]) -> frozenset[str]:
+    """Return the paths of modules that are called more than once."""
+    return frozenset(call.path for call in calls if call.index > 0)
 
 
 def differing_decisions(call: CallReport) -> tuple[GraphDecision, ...]:
@@ -81,7 +107,7 @@ def folded_message(misses: Sequence[Miss]) -> str:
         'dropout_{1..3} draws random numbers'
     """
     data = dict(misses[0].data)
-    for name in _NAMES & data.keys():
+    for name in NAMES & data.keys():
         data[name] = _folded_names([str(miss.data[name]) for miss in misses])
     return misses[0].template.format(**data)
 
@@ -98,12 +124,12 @@ def number_set(numbers: Iterable[int]) -> str:
     return text if text.isdecimal() else f"{{{text}}}"
 
 
-def _fold(calls: Sequence[CallReport], called_again: set[str]) -> list[Fold]:
+def _fold(calls: Sequence[CallReport], called_again: frozenset[str], alike: Callable[[CallReport], Hashable]) -> list[Fold]:
     groups: dict[Hashable, dict[tuple[int, ...], CallReport]] = {}
     position = {_key(call): number for number, call in enumerate(calls)}
     for call in calls:
         template, numbers = _split(call, call.path in called_again)
-        groups.setdefault((template, call.layer_name, _history(call)), {})[numbers] = call
+        groups.setdefault((template, call.layer_name, alike(call)), {})[numbers] = call
     folds = []
     for (template, *_), members in groups.items():  # type: ignore[misc] # the key is a tuple; Hashable hides it
         for product in _products(list(members)):
@@ -144,9 +170,11 @@ def _history(call: CallReport) -> Hashable:
 def _outcome(decision: GraphDecision) -> Hashable:
     """What a decision says, without the graph's number and without names of nodes."""
     misses = tuple(
-        (miss.code, miss.template, *sorted((k, repr(v)) for k, v in miss.data.items() if k not in _NAMES)) for miss in decision.misses
+        (miss.code, miss.template, *sorted((k, repr(v)) for k, v in miss.data.items() if k not in NAMES)) for miss in decision.misses
     )
-    return (decision.status, decision.kernel, decision.lowering.remarks if decision.lowering is not None else (), misses)
+    evidence = str(decision.evidence) if decision.evidence is not None else ""
+    remarks = decision.lowering.remarks if decision.lowering is not None else ()
+    return (decision.status, decision.kernel, evidence, remarks, decision.unknown_gates, misses)
 
 
 def _key(call: CallReport) -> str:

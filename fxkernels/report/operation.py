@@ -9,13 +9,15 @@ from dataclasses import dataclass
 class Operation:
     """One operation of a layer call.
 
-    Names are local to the call: its inputs are called what the layer calls them (``hidden_states``, ``self.weight``), and its values are
-    numbered from the beginning of the region. So the operations of two identical calls are equal.
+    Names are local to the call: its inputs are called what the layer calls them (``hidden_states``, ``self.weight``), its values what the
+    layer's code calls them (``variance``), or else the operation (``rsqrt``), and what comes out ``output``. So the operations of two
+    identical calls are equal.
 
     Args:
-        name: Name of the value that it computes; empty where it computes none.
+        name: Name of the value that it computes, of several joined by ", "; empty where it computes none, as an assignment (``x += y``).
         code: The operation as it would be written in Python, e.g. ``hidden_states.pow(2)``.
-        value: Dtype, shape and, where it is not contiguous, strides of what it computes, e.g. ``f32[2, 8, 64]``; several joined by ", ".
+        value: Dtype, shape and, where it is not contiguous, strides of what it computes, e.g. ``f32[2, 8, 64] strides [1024, 128, 2]``;
+            several joined by ", ". Dynamic sizes are ``s0``, ``s1`` in the order of the inputs.
         location: ``file:line`` of the user's source, if known.
     """
 
@@ -27,3 +29,18 @@ class Operation:
     def __str__(self) -> str:
         line = f"{self.name} = {self.code}" if self.name else self.code
         return f"{line}  # {self.value}" if self.value else line
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One form of call in words, shared by all calls of that form.
+
+    Args:
+        inputs: The graph values that go in, e.g. ``hidden_states: bf16[2, 8, 64]``.
+        before: The operations of the region.
+        after: The operations that take their place; empty if none do.
+    """
+
+    inputs: tuple[str, ...] = ()
+    before: tuple[Operation, ...] = ()
+    after: tuple[Operation, ...] = ()

@@ -7,13 +7,19 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
 from ..passes.layer_call import CallSite, LayerCall
 from ..passes.miss import Miss
 from ..passes.plan import Decision
-from .model import CallReport, GraphDecision, Report
+from ..target import Target
+from .counters import RunCounters
+from .model import CallReport, Evidence, GraphDecision, Report
+from .operation import Described
+from .reads import reads_of
+from .trace import trace
 
 _thread = threading.local()
 _log = logging.getLogger("fxkernels")
@@ -27,7 +33,11 @@ def last_report() -> Report | None:
 def publish(report: Report) -> None:
     """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
     _thread.report = report
-    _log.log(logging.INFO if report.rewritten else logging.WARNING, "%s", report.summary)
+    # Calls that the user has left out himself are no surprise.
+    left_out = bool(report.calls) and report.counts["excluded"] == len(report.calls)
+    expected = report.rewritten or report.counts["unknown"] or left_out
+    _log.log(logging.INFO if expected else logging.WARNING, "%s", report.summary)
+    trace(report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,8 @@ class _Row:
     site: CallSite
     index: int
     decision: Decision
+    node: str
+    reads: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -46,19 +58,32 @@ class _Captured:
     break_reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What captures as a whole depend on. See `Report`."""
+
+    model: str = ""
+    targets: tuple[Target, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+
+
 class Recorder:
     """What has been captured so far. A graph that is handed in again under the same key replaces its earlier record.
 
     Args:
         annotated: Returns the annotated modules of the known models: path -> (layer name, whether the forward is overridden).
+        about: Returns what is to be said of the captures as a whole.
+        counters: What counts the runs of the calls, where somebody asked for that.
     """
 
-    def __init__(self, annotated: Callable[[], dict[str, tuple[str, bool]]]) -> None:
-        self._annotated = annotated
+    def __init__(
+        self, annotated: Callable[[], dict[str, tuple[str, bool]]], about: Callable[[], About] = About, counters: RunCounters | None = None
+    ) -> None:
+        self._annotated, self._about, self._counters = annotated, about, counters
         self._captured: dict[Hashable, _Captured] = {}
         self._notes: dict[str, None] = {}
         self._limits: dict[str, None] = {}
-        self.report = Report(pending=True)
+        self.report = Report(pending=True, ran=counters)
         self.listeners: list[Callable[[Report], None]] = []
 
     def note(self, sentence: str) -> None:
@@ -71,7 +96,7 @@ class Recorder:
 
     def adopt(self, report: Report) -> None:
         """Show another capture's report until there is one of our own."""
-        self.report = dataclasses.replace(report, notes=(*self._notes, *report.notes))
+        self.report = dataclasses.replace(report, notes=(*self._notes, *report.notes), ran=self._counters)
         self._tell()
 
     def hit_recompile_limit(self, function: str) -> None:
@@ -82,7 +107,9 @@ class Recorder:
     def record(self, key: Hashable, gm: fx.GraphModule, entries: Iterable[tuple[LayerCall, Decision]], break_reason: str | None) -> None:
         """Take in the decisions for one captured graph and those nested in it. Logs one line, unless a further graph has no layer call."""
         first = not self._captured
-        rows = tuple(_Row(call.site, call.index, decision) for call, decision in entries)
+        entries = tuple(entries)
+        reads = reads_of(gm, [call for call, _ in entries]) if entries else {}
+        rows = tuple(_Row(call.site, call.index, decision, call.node, reads[call.key]) for call, decision in entries)
         self._captured[key if key is not None else len(self._captured)] = _Captured(gm, rows, break_reason)
         self._update()
         if first or rows:
@@ -106,7 +133,17 @@ class Recorder:
         twins = {_without_numbers(call.path): call.path for call in calls}
         missing = {path: found for path, found in self._annotated().items() if path not in seen}
         calls += [self._not_captured(path, *found, twins.get(_without_numbers(path))) for path, found in missing.items()]
-        return Report(tuple(calls), tuple(captured.module for captured in self._captured.values()), notes=tuple(self._notes))
+        graphs = tuple(captured.module for captured in self._captured.values())
+        about = self._about()
+        return Report(
+            tuple(calls),
+            graphs,
+            notes=tuple(self._notes),
+            model=about.model,
+            targets=about.targets,
+            versions=about.versions,
+            ran=self._counters,
+        )
 
     def _not_captured(self, path: str, layer_name: str, overridden: bool, twin: str | None) -> CallReport:
         if overridden:
@@ -131,10 +168,30 @@ def _without_numbers(path: str) -> str:
 
 def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallReport:
     site = found[-1][0].site
-    decisions = tuple(
-        GraphDecision(
-            number, row.decision.status, getattr(row.decision.kernel, "identity", None), row.decision.misses, row.decision.lowering
-        )
-        for row, number in found
-    )
+    decisions = tuple([graph_decision(row.site, row.decision, number, row.node, row.reads) for row, number in found])
     return CallReport(path, index, site.layer_name, site.layer, site.location, decisions)
+
+
+def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:
+    """Return what a report says of one decision. See `GraphDecision` for the arguments."""
+    described: Described = decision.described or Described()
+    return GraphDecision(
+        graph,
+        decision.status,
+        getattr(decision.kernel, "identity", None),
+        decision.misses,
+        decision.lowering,
+        training=site.training,
+        gates=decision.gates,
+        candidates=decision.candidates,
+        evidence=_evidence(decision.evidence),
+        inputs=described.inputs,
+        before=described.before,
+        after=described.after,
+        node=node,
+        reads=reads,
+    )
+
+
+def _evidence(admitted: Any) -> Evidence | None:
+    return Evidence(admitted.how, admitted.reason, admitted.key) if admitted is not None else None

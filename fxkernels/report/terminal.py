@@ -22,7 +22,14 @@ _NARROWEST = 40
 # The name of a list of modules and the first number in it: `layers.{0..3}`, `layers.3`, or a number that begins the path.
 _NUMBERED = re.compile(r"(?:^|[^.]+\.)(?:\{|[0-9]+(?:[.#]|$))")
 
-_STYLES: dict[str, str] = {"rewritten": "green", "missed": "yellow", "excluded": "dim", "covered": "dim", "not_captured": "red"}
+_STYLES: dict[str, str] = {
+    "rewritten": "green",
+    "unknown": "cyan",
+    "missed": "yellow",
+    "excluded": "dim",
+    "covered": "dim",
+    "not_captured": "red",
+}
 _HEAD, _HEADING, _PLAIN, _DETAIL = "bold", "bold", "", "dim"
 
 Line = tuple[tuple[str, str], ...]
@@ -180,12 +187,13 @@ def _table(rows: Iterator[_Row], width: int) -> Iterator[Line]:
 def _details(fold: Fold, below_cover: bool) -> Iterator[str]:
     """What is to be said about a fold, the main thing first."""
     newest = fold.calls[0].decisions[-1]
-    messages = []
+    messages: list[str] = []
     for number, miss in enumerate(newest.misses):
         message = folded_message([call.decisions[-1].misses[number] for call in fold.calls])
         messages.append(message if miss.code == newest.status else f"{miss.code}: {message}")
-    if newest.kernel is not None:
+    if newest.status in ("rewritten", "unknown"):
         yield _kernel(newest)
+        yield from (f"unknown: {gate.name}: {gate.note}" for gate in newest.unknown_gates)
         yield from (f"another kernel came first, but {message}" for message in messages)
     elif not below_cover:
         yield from messages[:1]
@@ -196,9 +204,11 @@ def _details(fold: Fold, below_cover: bool) -> Iterator[str]:
 
 
 def _kernel(decision: GraphDecision) -> str:
-    kernel = decision.kernel
-    name = f"{kernel} ({kernel.variant})" if kernel is not None and kernel.variant else str(kernel)
-    return "; ".join((name, *(decision.lowering.remarks if decision.lowering is not None else ())))
+    """Who takes the call, and what a user has to know of it: that it was not probed, how it enters the graph, what it costs."""
+    kernel, evidence = decision.kernel, decision.evidence
+    name = f"{kernel} ({kernel.variant})" if kernel is not None and kernel.variant else str(kernel or decision.candidates[-1].name)
+    trust = (str(evidence),) if evidence is not None and str(evidence) != "probed" else ()
+    return "; ".join((name, *trust, *(decision.lowering.remarks if decision.lowering is not None else ())))
 
 
 def _paragraph(text: str, width: int, *, indent: str = "", hanging: str = "", style: str = _PLAIN) -> Iterator[Line]:

@@ -66,6 +66,25 @@ class Judge:
                 return [*self.failures(conclusion, wanted), *self.failures(premise, not wanted)]
         return [condition] if self._atom(condition, wanted) is False else []
 
+    def support(self, condition: Condition, wanted: bool = True) -> list[Condition]:
+        """Return comparisons and questions, or their opposites, that hold and suffice for the condition to hold.
+
+        The condition holds by what is known (with ``wanted=False``: its opposite does). Of an ``or`` that is one of its parts.
+        """
+        match condition:
+            case And(parts) | Or(parts):
+                wishes = [(part, wanted) for part in parts]
+                needs_all = isinstance(condition, And) is wanted
+            case Not(part):
+                return self.support(part, not wanted)
+            case Implies(premise, conclusion):
+                wishes, needs_all = [(premise, not wanted), (conclusion, wanted)], not wanted
+            case _:
+                return [condition if wanted else Not(condition)]
+        if not needs_all:
+            wishes = [next(wish for wish in wishes if self.verdict(*wish) is True)]
+        return [atom for wish in wishes for atom in self.support(*wish)]
+
     def code(self, atom: Condition) -> str:
         """Return the miss code of a comparison or question that is false."""
         match atom:

@@ -21,7 +21,7 @@ class Undecided(Enum):
 
 UNDECIDED = Undecided.UNDECIDED
 
-_NUMBERS = (int, float, sympy.Expr, torch.SymInt)
+_NUMBERS = (int, float, sympy.Expr, torch.SymInt, torch.SymFloat)
 
 
 class UndefinedError(Exception):
@@ -50,7 +50,7 @@ class Release(tuple[int, ...]):
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value can be added and ordered. `torch.SymInt` counts: a comparison with it becomes a guard of the graph being traced."""
+    """Whether a value can be added and ordered. Symbolic ones of torch count: a comparison becomes a guard of the graph being traced."""
     return type(value) is int or (isinstance(value, _NUMBERS) and not isinstance(value, bool))
 
 

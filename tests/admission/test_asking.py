@@ -13,11 +13,11 @@ import fxkernels
 from fxkernels.admission import Verify
 
 
-def mapping(layer: str, kernels: str = "hazards") -> Any:
+def mapping(layer: str, kernels: str) -> Any:
     return {"RMSNorm": {"cpu": repository(kernels, layer)}}
 
 
-def report_of(layer: str, verify: Verify | None, way: str, kernels: str = "hazards") -> Any:
+def report_of(layer: str, verify: Verify | None, way: str, kernels: str) -> Any:
     model, x = Block(8), torch.randn(3, 8)
     if way == "kernelize":
         run: Any = fxkernels.kernelize(model, mapping=mapping(layer, kernels), verify=verify)
@@ -30,7 +30,7 @@ def report_of(layer: str, verify: Verify | None, way: str, kernels: str = "hazar
 
 @pytest.mark.parametrize("way", ["kernelize", "backend"])
 def test_kernel_that_overwrites_the_incoming_gradient_is_refused_with_its_evidence(way: str) -> None:
-    (call,) = report_of("H1OverwritesGradient", "probe", way).calls
+    (call,) = report_of("RMSNorm", "probe", way, "hazard-1-incoming-gradient").calls
     assert call.status == "missed"
     assert call.miss.code == "gradient"
     assert "incoming gradient" in str(call.miss)
@@ -41,8 +41,8 @@ def test_kernel_that_passes_the_probe_is_used(way: str) -> None:
     assert len(report_of("RMSNorm", "strict", way, "norms").rewritten) == 1
 
 
-def test_nothing_is_probed_unless_somebody_asks() -> None:
-    assert len(report_of("H1OverwritesGradient", None, "backend").rewritten) == 1
+def test_nothing_is_probed_where_verification_is_off() -> None:
+    assert len(report_of("RMSNorm", "off", "backend", "hazard-1-incoming-gradient").rewritten) == 1
 
 
 def test_unknown_word_is_an_error_that_lists_the_known_ones() -> None:

@@ -24,14 +24,14 @@ def test_the_commands_on_an_empty_directory_say_so() -> None:
 
 
 def test_records_are_listed_shown_and_forgotten() -> None:
-    admit(norm_request("CorrectNorm"))
-    admit(norm_request("H1OverwritesGradient"))
+    admit(norm_request("hazard-twins:RMSNorm"))
+    admit(norm_request("hazard-1-incoming-gradient:RMSNorm"))
     lines = run("list").splitlines()
     assert [line.split("  ", 1)[1].strip() for line in lines] == [
-        "admitted         hazards:CorrectNorm, training, with gradient",
-        "refused gradient hazards:H1OverwritesGradient, training, with gradient",
+        "refused gradient hazard-1-incoming-gradient:RMSNorm, training, with gradient",
+        "admitted         hazard-twins:RMSNorm, training, with gradient",
     ]
-    key = lines[1].split()[0]
+    key = lines[0].split()[0]
     assert "its backward overwrites the incoming gradient" in run("show", key)
     assert json.loads(run("show", key, "--json"))["code"] == "gradient"
     assert run("list", "--refused").split()[0] == key

@@ -14,13 +14,18 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_correct_norm_is_admitted(dtype: torch.dtype) -> None:
-    found = admit(norm_request("CorrectNorm", dtype, device="cuda"))
+    found = admit(norm_request("hazard-twins:RMSNorm", dtype, device="cuda"))
     assert isinstance(found, Admitted), found
     assert found.how == "probed", found
 
 
 @pytest.mark.parametrize(
-    ("layer", "code"), [("H1OverwritesGradient", "gradient"), ("H7RepacksParameters", "mutates_input"), ("H9ZeroCentred", "numerics")]
+    ("layer", "code"),
+    [
+        ("hazard-1-incoming-gradient:RMSNorm", "gradient"),
+        ("hazard-7-repacked-parameters:RMSNorm", "mutates_input"),
+        ("hazard-9-other-function:ZeroCentredRMSNorm", "numerics"),
+    ],
 )
 def test_a_wrong_norm_is_refused(layer: str, code: str) -> None:
     found = admit(norm_request(layer, torch.bfloat16, device="cuda"))
@@ -32,5 +37,5 @@ def test_a_kernel_that_spoils_the_device_is_refused_and_the_next_one_is_probed()
     found = admit(norm_request("FailsOnDevice", device="cuda"))
     assert isinstance(found, Miss)
     assert found.code == "crash"
-    assert isinstance(admit(norm_request("CorrectNorm", torch.float32, 3, 32, device="cuda")), Admitted)
+    assert isinstance(admit(norm_request("hazard-twins:RMSNorm", torch.float32, 3, 32, device="cuda")), Admitted)
     torch.ones(3, device="cuda").sum().item()  # ours is as good as before

@@ -35,17 +35,17 @@ def only_file(directory: Path) -> Path:
 
 
 def test_an_admitted_kernel_is_not_probed_again(own_records: Path, request: pytest.FixtureRequest) -> None:
-    first = admit(norm_request("CorrectNorm"))
+    first = admit(norm_request("hazard-twins:RMSNorm"))
     forget_verdicts()
     request.getfixturevalue("no_probe")
-    assert admit(norm_request("CorrectNorm")) == first
+    assert admit(norm_request("hazard-twins:RMSNorm")) == first
 
 
 def test_a_refused_kernel_is_not_probed_again_and_says_the_same(own_records: Path, request: pytest.FixtureRequest) -> None:
-    first = admit(norm_request("H5Identity"))
+    first = admit(norm_request("hazard-5-cut-gradient:IdentityGradient"))
     forget_verdicts()
     request.getfixturevalue("no_probe")
-    again = admit(norm_request("H5Identity"))
+    again = admit(norm_request("hazard-5-cut-gradient:IdentityGradient"))
     assert isinstance(first, Miss)
     assert isinstance(again, Miss)
     assert (again.code, again.message) == (first.code, first.message)
@@ -53,18 +53,18 @@ def test_a_refused_kernel_is_not_probed_again_and_says_the_same(own_records: Pat
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', "key", "verdict"])
 def test_a_damaged_record_is_ignored_and_rewritten(own_records: Path, damage: str) -> None:
-    admit(norm_request("CorrectNorm"))
+    admit(norm_request("hazard-twins:RMSNorm"))
     file = only_file(own_records)
     good = file.read_text()
     changed = {"key": {"key": "0" * 64}, "verdict": {"result": "marvellous"}}.get(damage)
     file.write_text(damage if changed is None else json.dumps(json.loads(good) | changed))
     forget_verdicts()
-    assert isinstance(admit(norm_request("CorrectNorm")), Admitted)
+    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
     assert file.read_text() == good
 
 
 def test_a_record_has_no_dates_and_no_paths(own_records: Path) -> None:
-    admit(norm_request("CorrectNorm"))
+    admit(norm_request("hazard-twins:RMSNorm"))
     text = only_file(own_records).read_text()
     assert str(TESTS) not in text
     assert str(time.gmtime().tm_year) not in text
@@ -72,16 +72,16 @@ def test_a_record_has_no_dates_and_no_paths(own_records: Path) -> None:
 
 def test_everything_on_which_a_verdict_depends_is_in_its_key() -> None:
     requests = [
-        norm_request("CorrectNorm"),
-        norm_request("CorrectNorm", torch.bfloat16),
-        norm_request("CorrectNorm", torch.float32, 2, 16, 32),
-        norm_request("CorrectNorm", x=torch.empty(2, 64, 16).mT),
-        norm_request("CorrectNorm", training=False),
-        norm_request("CorrectNorm", gradient=False),
-        norm_request("CorrectNorm", autocast=torch.bfloat16),
-        norm_request("H5Identity"),
-        rotary_request("CorrectRotary"),
-        rotary_request("CorrectRotary", unsqueeze_dim=2),
+        norm_request("hazard-twins:RMSNorm"),
+        norm_request("hazard-twins:RMSNorm", torch.bfloat16),
+        norm_request("hazard-twins:RMSNorm", torch.float32, 2, 16, 32),
+        norm_request("hazard-twins:RMSNorm", x=torch.empty(2, 64, 16).mT),
+        norm_request("hazard-twins:RMSNorm", training=False),
+        norm_request("hazard-twins:RMSNorm", gradient=False),
+        norm_request("hazard-twins:RMSNorm", autocast=torch.bfloat16),
+        norm_request("hazard-5-cut-gradient:IdentityGradient"),
+        rotary_request("hazard-twins:rotary_pos_emb"),
+        rotary_request("hazard-twins:rotary_pos_emb", unsqueeze_dim=2),
     ]
     keys = [key_of(request) for request in requests]
     assert None not in keys
@@ -94,10 +94,10 @@ import sys
 sys.path.insert(0, {str(TESTS)!r})
 from hazard_requests import norm_request, rotary_request
 from fxkernels.admission.key import key_of
-print(key_of(norm_request("CorrectNorm")), key_of(rotary_request("CorrectRotary")))
+print(key_of(norm_request("hazard-twins:RMSNorm")), key_of(rotary_request("hazard-twins:rotary_pos_emb")))
 """
     found = [subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()]
-    assert found[0] == [key_of(norm_request("CorrectNorm")), key_of(rotary_request("CorrectRotary"))]
+    assert found[0] == [key_of(norm_request("hazard-twins:RMSNorm")), key_of(rotary_request("hazard-twins:rotary_pos_emb"))]
 
 
 def test_a_directory_that_cannot_be_written_costs_a_warning_and_no_verdict(
@@ -105,12 +105,12 @@ def test_a_directory_that_cannot_be_written_costs_a_warning_and_no_verdict(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FXKERNELS_CACHE", str(tmp_path / "file"))
-    assert isinstance(admit(norm_request("CorrectNorm")), Admitted)
+    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
     assert "cannot be kept" in caplog.text
 
 
 def test_threads_that_write_one_record_leave_a_whole_one(own_records: Path) -> None:
-    request = norm_request("CorrectNorm")
+    request = norm_request("hazard-twins:RMSNorm")
     admit(request)
     key = key_of(request)
     assert key is not None

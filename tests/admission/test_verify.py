@@ -14,7 +14,7 @@ from fxkernels.passes.miss import Miss
 
 def unprobeable() -> Request:
     """A layer that returns no finite number for any random input."""
-    return request_for(hazard("CorrectNorm"), lambda x: x * float("nan"), [torch.empty(2, 3)], gradient=False)
+    return request_for(hazard("hazard-twins:RMSNorm"), lambda x: x * float("nan"), [torch.empty(2, 3)], gradient=False)
 
 
 def test_probing_is_the_default() -> None:
@@ -36,7 +36,7 @@ def test_an_unknown_word_is_an_error_that_lists_the_known_ones(monkeypatch: pyte
 
 
 def test_without_verification_a_wrong_kernel_is_used_and_called_unverified() -> None:
-    found = admit(norm_request("H5Identity"), verify="off")
+    found = admit(norm_request("hazard-5-cut-gradient:IdentityGradient"), verify="off")
     assert isinstance(found, Admitted)
     assert str(found) == "unverified"
 

@@ -28,16 +28,24 @@ def miss_of(layer: str, **given: float) -> Miss:
 
 
 def test_one_child_serves_all_probes() -> None:
-    assert isinstance(admit(norm_request("CorrectNorm")), Admitted)
+    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
     starts = WORKER.starts
-    assert miss_of("H1OverwritesGradient").code == "gradient"
+    assert miss_of("hazard-1-incoming-gradient:RMSNorm").code == "gradient"
     assert miss_of("Raises").code == "crash"
     assert WORKER.starts == starts
 
 
 @pytest.mark.parametrize(
     ("layer", "words"),
-    [("Exits", "exit code 3"), ("Segfaults", "SIGSEGV"), ("Aborts", "SIGABRT"), ("SystemExits", "exit(1)")],
+    [
+        ("Exits", "exit code 3"),
+        ("Segfaults", "SIGSEGV"),
+        ("Aborts", "SIGABRT"),
+        ("SystemExits", "exit(1)"),
+        ("Interrupts", "exit code"),
+        ("CrashesInBackward", "SIGABRT"),
+        ("Overflows", "RecursionError"),
+    ],
 )
 def test_a_kernel_that_ends_its_process_is_a_miss_with_the_reason(layer: str, words: str) -> None:
     miss = miss_of(layer)
@@ -49,11 +57,12 @@ def test_what_a_crashed_kernel_has_printed_is_evidence() -> None:
     assert "before the end" in miss_of("Aborts").data["evidence"]["output"]
 
 
-def test_a_kernel_that_hangs_is_a_miss_after_the_timeout_and_the_next_one_is_probed() -> None:
-    miss = miss_of("Hangs", timeout=2.0)
+@pytest.mark.parametrize("layer", ["Hangs", "HangsInBackward", "WaitsForALock"])
+def test_a_kernel_that_hangs_is_a_miss_after_the_timeout_and_the_next_one_is_probed(layer: str) -> None:
+    miss = miss_of(layer, timeout=2.0)
     assert miss.code == "timeout"
     assert "2 seconds" in miss.message
-    assert isinstance(admit(norm_request("CorrectNorm")), Admitted)
+    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
 
 
 def test_a_class_that_only_this_process_has_is_rebuilt_in_the_child() -> None:
@@ -63,7 +72,7 @@ def test_a_class_that_only_this_process_has_is_rebuilt_in_the_child() -> None:
         def helper(self) -> float:
             return self.factor
 
-    found = admit(norm_request("CorrectNorm", host=Local))
+    found = admit(norm_request("hazard-twins:RMSNorm", host=Local))
     assert isinstance(found, Admitted)
     assert found.evidence["notes"] == []
 
@@ -89,7 +98,7 @@ def test_a_script_is_not_run_a_second_time(tmp_path: Path, guarded: bool) -> Non
         print("main runs")
         from hazard_requests import norm_request
         from fxkernels.admission import admit
-        print(admit(norm_request("CorrectNorm")))
+        print(admit(norm_request("hazard-twins:RMSNorm")))
     """
     lines = textwrap.dedent(body).replace("TESTS", repr(str(ROOT / "tests")))
     script = tmp_path / "script.py"

@@ -10,22 +10,25 @@ import pytest
 import torch
 
 from fxkernels import demo_model
-from fxkernels.builtin import BUILTIN_LAYERS, builtin_mapping, builtin_repository
+from fxkernels.builtin import BUILTIN_CUDA_LAYERS, BUILTIN_LAYERS, builtin_mapping, builtin_repository
 from fxkernels.hub import read_metadata
 from fxkernels.mapping import KernelMapping
 from fxkernels.mode import Mode
 from fxkernels.target import Target
 
 CPU = Target.of_machine("cpu")
+CUDA = Target("cuda", 90, "2.13", "cu130", "linux", "x86_64")
+MODES = (Mode.INFERENCE, Mode.TRAINING, Mode.INFERENCE | Mode.TORCH_COMPILE, Mode.TRAINING | Mode.TORCH_COMPILE)
 
 
 def builds() -> list[Path]:
-    return sorted(path.parent for name in BUILTIN_LAYERS for path in builtin_repository(name).path.glob("build/*/metadata.json"))
+    folders = {builtin_repository(name).path for name in BUILTIN_CUDA_LAYERS}
+    return sorted(path.parent for folder in folders for path in folder.glob("build/*/metadata.json"))
 
 
 def test_metadata_is_valid_and_every_build_has_an_id_of_its_own():
     ids = [read_metadata(build).id for build in builds()]
-    assert len(ids) == len(BUILTIN_LAYERS)
+    assert len(ids) == 10  # six in Triton, four for CPUs
     assert len(set(ids)) == len(ids)
     assert all(name.startswith("_fxkernels_") for name in ids)
 
@@ -54,8 +57,8 @@ def test_the_layer_takes_exactly_the_references_parameters(layer_name):
 
 def test_the_default_mapping_offers_its_kernels_on_cpus_for_inference_and_training():
     mapping = KernelMapping.of(builtin_mapping())
-    for layer_name in builtin_mapping():
-        for mode in (Mode.INFERENCE, Mode.TRAINING, Mode.INFERENCE | Mode.TORCH_COMPILE, Mode.TRAINING | Mode.TORCH_COMPILE):
+    for layer_name in [name for name, devices in builtin_mapping().items() if "cpu" in devices]:
+        for mode in MODES:
             entries = mapping.lookup(layer_name, CPU, mode)
             assert [entry.repository for entry in entries] == [builtin_repository(layer_name)]
 
@@ -67,7 +70,9 @@ def test_the_default_mapping_holds_exactly_the_kernels_that_the_measured_rows_sa
         layer_name, size, *_ = row["question"].split()
         if int(size.split("x")[1]) >= 512:
             ratios[layer_name].append(row["ratio"])
-    assert set(builtin_mapping()) == {name for name, values in ratios.items() if min(values) >= 1.1}
+    assert {name for name, devices in builtin_mapping().items() if "cpu" in devices} == {
+        name for name, values in ratios.items() if min(values) >= 1.1
+    }
 
 
 def test_the_default_mapping_is_a_new_dictionary_at_each_call():
@@ -75,6 +80,24 @@ def test_the_default_mapping_is_a_new_dictionary_at_each_call():
     assert builtin_mapping()
 
 
+@pytest.mark.parametrize("layer_name", BUILTIN_CUDA_LAYERS)
+def test_every_triton_layer_declares_both_flags_and_what_it_demands(layer_name):
+    pytest.importorskip("triton")
+    kernel = builtin_repository(layer_name).load_for(CUDA)
+    assert kernel.has_backward
+    assert kernel.can_torch_compile
+    assert any("dtype" in text for text in kernel.constraints)
+
+
+def test_the_default_mapping_offers_on_cuda_what_replaces_several_operations():
+    mapping = KernelMapping.of(builtin_mapping())
+    for mode in MODES:
+        norms = [entry.repository.layer_name for entry in mapping.lookup("RMSNorm", CUDA, mode)]
+        assert norms == ["RMSNorm", "RMSNormRoundedLast"]
+        assert [entry.repository.layer_name for entry in mapping.lookup("SiluAndMul", CUDA, mode)] == ["SiluAndMul"]
+    assert "GeLU" not in mapping
+
+
 def test_an_unknown_layer_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="'LayerNorm'; there are: RMSNorm, SiluAndMul, rotary_pos_emb"):
-        builtin_repository("LayerNorm")
+    with pytest.raises(ValueError, match="'GroupNorm'; there are: FastGELU, ForCausalLMLoss, GeLU"):
+        builtin_repository("GroupNorm")

@@ -206,3 +206,12 @@ def test_is_wrapper_subclass_is_true_of_tensors_around_tensors_only() -> None:
         False,
         False,
     ]
+
+
+# --- what a kernel asks -----------------------------------------------------------------------------------------------------------------
+
+
+def test_as_if_compiling_shows_the_way_of_a_compiler() -> None:
+    with _torch.as_if_compiling():
+        assert torch.compiler.is_compiling()
+    assert not torch.compiler.is_compiling()

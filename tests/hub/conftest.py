@@ -49,6 +49,7 @@ class Client:
         """The environment of a fresh process that uses this client."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_", "FXKERNELS_"))}
         own = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT / "tests")}
+        own["FXKERNELS_VERIFY"] = "off"
         return {**inherited, **own, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **more}
 
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -94,6 +95,7 @@ def client(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory, monkeypat
     home = tmp_path_factory.mktemp("hf")
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "FXKERNELS_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("FXKERNELS_VERIFY", "off")  # kernels are published here, not judged
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     _set(monkeypatch, "HF_HOME", str(home))

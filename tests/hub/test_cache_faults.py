@@ -153,6 +153,7 @@ def test_what_an_error_of_the_cache_says_helps(world):
 # --- faults of the disk ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_full_disk_is_an_error_that_says_so_and_leaves_nothing_half_written(world):
     world.hub.add("acme/norms", kernel(more={"big.bin": os.urandom(400_000)}))
     world.commit = world.hub.repositories["acme/norms"].branches["v1"]
@@ -169,6 +170,7 @@ def test_full_disk_is_an_error_that_says_so_and_leaves_nothing_half_written(worl
     assert ".incomplete" not in result.stdout.split("\n", 3)[3]
 
 
+@pytest.mark.slow
 def test_read_only_cache_that_has_the_commit_is_as_good_as_any(world):
     run_elsewhere(world)
     world.hub.requests.clear()

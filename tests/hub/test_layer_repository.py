@@ -266,6 +266,7 @@ def test_loaded_layer_can_be_sent_to_another_process(hub, client, tmp_path):
     assert client.run(script, HF_HUB_OFFLINE="1").stdout == "sent\n"
 
 
+@pytest.mark.slow
 def test_cache_that_was_copied_to_another_machine_is_used_there(hub, client, tmp_path):
     commit = hub.add("acme/norms", kernel())
     norms().load_for(CPU)

@@ -92,6 +92,7 @@ def test_the_locked_commit_is_loaded_although_the_version_has_moved(hub: Loopbac
     assert locked(lockfile).load() is layer.cls
 
 
+@pytest.mark.slow
 def test_a_locked_kernel_that_is_cached_loads_without_a_request_and_offline(
     hub: LoopbackHub, client: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from kernel_repositories import repository
 from torch import nn
 
-from fxkernels.kernels.attributes import UNKNOWN, attributes_read, writes_self
+from fxkernels.kernels.attributes import UNKNOWN, attributes_read, writes_self, writes_to_layer
 from fxkernels.kernels.layer import KernelIdentity, KernelLayer
 from fxkernels.target import Target
 
@@ -83,6 +83,56 @@ def test_name_handed_to_setattr_is_written_also_if_it_is_computed():
 
     assert writes_self(of_forward(constant)) == {"cache"}
     assert writes_self(of_forward(computed)) == {UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("body", "writes"),
+    [
+        ("self.cache = x\nself.steps += 1", {"self.cache": 1, "self.steps": 2}),
+        ("self.weight.data = x", {"self.weight.data": 1}),
+        ("self.proj.scale[0] = x", {"self.proj.scale": 1}),
+        ("self.running[0] += x", {"self.running": 1}),
+        ("self.running.copy_(x)", {"self.running": 1}),
+        ("self.proj.weight.data.mul_(2)", {"self.proj.weight.data": 1}),
+        ("layer = self\nlayer.cache = x", {"self.cache": 2}),
+        ("setattr(self, 'cache', x)", {"self.cache": 1}),
+        ("del self.cache", {"self.cache": 1}),
+        ("y = self.weight.clone().mul_(2)\ny[0] = self.eps\nx.cache = y", {}),
+        ("return (lambda self: self.weight.zero_())(x)", {}),
+        ("return self.act_(x)", {}),
+    ],
+)
+def test_writes_to_the_layer_are_found_with_their_lines(tmp_path, body, writes):
+    file = tmp_path / "kernel_forward.py"
+    file.write_text("def forward(self, x):\n" + textwrap.indent(body, "    ") + "\n")
+    names: dict = {}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    found = writes_to_layer(of_forward(names["forward"]))
+    assert list(map(str, found)) == [f"{target} at kernel_forward.py:{line + 1}" for target, line in writes.items()]
+
+
+def test_writes_are_found_without_the_source_too(tmp_path):
+    names: dict = {}
+    exec(compile("def forward(self, x):\n    self.cache = x\n    self.steps += 1\n", str(tmp_path / "gone.py"), "exec"), names)
+    assert list(map(str, writes_to_layer(of_forward(names["forward"])))) == ["self.cache at gone.py:2", "self.steps at gone.py:3"]
+
+
+def scaled(layer, x):
+    return layer.scale * shifted(x, norm=layer)
+
+
+def shifted(x, *, norm):
+    norm.last = x
+    return x + norm.shift
+
+
+def test_functions_to_which_self_is_handed_are_looked_into():
+    def forward(self, x):
+        return scaled(self, x) * self.weight
+
+    kernel = of_forward(forward)
+    assert attributes_read(kernel) == {"weight", "scale", "shift"}
+    assert [write.target for write in writes_to_layer(kernel)] == ["self.last"]
 
 
 def test_decorated_forward_is_looked_through():

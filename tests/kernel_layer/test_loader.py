@@ -107,7 +107,10 @@ def test_good_kernel_keeps_its_contract() -> None:
     assert KernelLoader().contract(loaded("RMSNorm"), FORM) is None
 
 
-@pytest.mark.parametrize(("name", "layer", "code"), [("broken", "OwnInit", "own_state"), ("norms", "EpsRMSNorm", "missing_attribute")])
+@pytest.mark.parametrize(
+    ("name", "layer", "code"),
+    [("broken", "OwnInit", "own_state"), ("broken", "WritesSelf", "own_state"), ("norms", "EpsRMSNorm", "missing_attribute")],
+)
 def test_broken_contract_is_a_miss(name: str, layer: str, code: str) -> None:
     miss = KernelLoader().contract(loaded(layer, name), FORM)
     assert miss is not None

@@ -101,8 +101,9 @@ def test_the_report_says_what_is_recomputed_and_copied() -> None:
 
 def test_calls_with_different_lowerings_are_not_folded() -> None:
     def call(number: int, lowering: Lowering | None) -> CallReport:
-        return CallReport(f"layers.{number}", 0, "Norm", "Norm", None, (GraphDecision(0, "rewritten", None, (), lowering),))
+        return CallReport(f"layers.{number}", 0, "Norm", "Norm", None, (GraphDecision(0, "rewritten", kernel, (), lowering),))
 
+    kernel = KernelIdentity("acme/norms", None, "RMSNorm", None)
     opaque = Lowering("opaque", "it cannot be traced")
     same = Report((call(0, opaque), call(1, dataclasses.replace(opaque, reason="another"))))
     other = Report((call(0, opaque), call(1, None)))

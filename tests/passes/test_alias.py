@@ -18,6 +18,7 @@ from fxkernels.backend import HubKernels
 from fxkernels.capture import dynamo
 from fxkernels.passes.alias import Memory
 from fxkernels.passes.find import find_layer_calls
+from fxkernels.passes.plan import Plan
 
 Build = GraphBuilder
 Before = Callable[[Build, fx.Node], fx.Node]
@@ -249,12 +250,12 @@ class Watching(HubKernels):
 
     found: list[str]
 
-    def rewrite(self, gm: fx.GraphModule) -> None:
+    def rewrite(self, gm: fx.GraphModule) -> list[Plan]:
         for owner in dynamo.walk_graphs(gm):
             memory = Memory(owner.graph)
             for call in find_layer_calls(owner.graph):
                 self.found.append(f"{call.key}: {memory.witness(call.args[0], call)}")
-        super().rewrite(gm)
+        return super().rewrite(gm)
 
 
 @pytest.fixture

@@ -4,9 +4,13 @@ Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py
 `torch._dynamo` or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
+from .alone import by_itself, compiled_alone, fake_mode, fakes_of, outside_of_traces
 from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
 from .caching import cacheable
+from .compiled_module import compiled_module
 from .compiling import (
+    ISOLATED,
+    as_if_compiling,
     call_on_fakes,
     cause_of,
     compile_key,
@@ -20,6 +24,8 @@ from .compiling import (
     run_on_fakes,
     unwrapped_backend,
 )
+from .dynamic_sizes import sizes_marked_dynamic
+from .guarding import state_guard, tensor_guard
 from .running import Watched, run_for_real, watch_on_fakes
 from .tracing import (
     Observer,
@@ -47,6 +53,7 @@ from .variables import (
 )
 
 __all__ = [
+    "ISOLATED",
     "Frame",
     "Indescribable",
     "Observer",
@@ -55,15 +62,21 @@ __all__ = [
     "Variable",
     "Watched",
     "add_marker",
+    "as_if_compiling",
     "attribute",
+    "by_itself",
     "cacheable",
     "call_on_fakes",
     "cause_of",
     "compile_key",
+    "compiled_alone",
+    "compiled_module",
     "compiling_around",
     "constant",
     "current_backend",
     "entry",
+    "fake_mode",
+    "fakes_of",
     "frame_and_callers",
     "frame_code",
     "graph_argument",
@@ -77,12 +90,16 @@ __all__ = [
     "module_stack",
     "on_recompile_limit",
     "output_proxies",
+    "outside_of_traces",
     "peek",
     "realized",
     "recording_autograd",
     "run_for_real",
     "run_on_fakes",
     "set_backend",
+    "sizes_marked_dynamic",
+    "state_guard",
+    "tensor_guard",
     "type_name",
     "unpacked",
     "unpacked_keywords",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch._dynamo import config
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.eval_frame import skip_code
 from torch._dynamo.exc import BackendCompilerFailed
@@ -18,6 +21,12 @@ from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map
+
+ISOLATED: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+"""Arguments of `torch.compile` by which its frames are counted by themselves: else the ninth model of a class, each with a backend of its
+own, meets the recompile limit. Torch 2.11 has no such thing."""
+
+_MANY = 1 << 16
 
 
 def unwrapped_backend(backend: Any) -> tuple[Any, Any]:
@@ -85,6 +94,17 @@ def compiling_around() -> bool:
     return callable(get_eval_frame_callback())
 
 
+@contextlib.contextmanager
+def as_if_compiling() -> Iterator[None]:
+    """`torch.compiler.is_compiling()` says yes meanwhile, as it does where AOTAutograd traces the Python of a kernel."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
 def cause_of(error: Exception) -> BaseException:
     """Return the exception that a backend raised, without the one that Dynamo wraps around it."""
     return error.inner_exception if isinstance(error, BackendCompilerFailed) else error
@@ -102,7 +122,7 @@ def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
 
 def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
-    no data.
+    no data. A tensor on the meta device counts as one on the CPU: models mix it with tensors that they make there.
 
     The module's parameters and buffers are exchanged for the time of the call only, in dictionaries of its own.
     """
@@ -113,15 +133,28 @@ def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) not in memo:
-            memo[id(value)] = mode.from_tensor(value, static_shapes=True)
+            memo[id(value)] = _on_cpu(value, mode) if value.is_meta else mode.from_tensor(value, static_shapes=True)
         return memo[id(value)]
 
     for submodule in module.modules():
         for store in ("_parameters", "_buffers"):
             submodule.__dict__[store] = {name: fake(value) for name, value in submodule.__dict__[store].items()}
     args, kwargs = tree_map(fake, (args, kwargs))
+    # Frames that Dynamo compiles are remembered with their code, and few of one code: those that are compiled here are not to count among
+    # the user's. So the outermost frame has a code of its own, and those after a graph break, where torch can do that, an isolated count.
+    code = _call.__code__.replace(co_consts=_call.__code__.co_consts)
+    with mode, config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY):
+        torch.compile(FunctionType(code, globals()), backend=backend, **ISOLATED)(module, args, kwargs)
+
+
+def _call(module: Any, args: Any, kwargs: Any) -> Any:
+    return module._call_impl(*args, **kwargs)
+
+
+def _on_cpu(value: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
     with mode:
-        torch.compile(module._call_impl, backend=backend)(*args, **kwargs)
+        fake = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="cpu")
+        return nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake.requires_grad_(value.requires_grad)
 
 
 def inner_compiler(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...errors import RepositoryError
 from ..integrity.paths import check_relative_path
+from .constraint_texts import FORM, constraints_in
 from .json_fields import JsonObject
 from .kernel_dependency import KernelDependency
 from .strict_json import parse_object, read_limited
@@ -25,7 +26,7 @@ SIZE_LIMIT = 4 * 1024 * 1024
 """In bytes. A digest takes about 120 per file, and a build has dozens of files, not thousands."""
 
 _REQUIRED = ("name", "id", "version", "license", "python-depends", "backend")
-_OPTIONAL = ("upstream", "source", "kernels-minver", "kernel-depends", "digest", "provenance")
+_OPTIONAL = ("upstream", "source", "kernels-minver", "kernel-depends", "digest", "provenance", "constraints")
 _ALGORITHMS = ("sha256", "sha512")
 _MINVER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 
@@ -61,6 +62,7 @@ class Metadata:
         source: Where the source of this build is, a URL.
         digest: What its files must hash to.
         provenance: What it was built with and from, as it stands in the file.
+        constraints: What its layers demand of a call, by the layer's name, as texts.
         other: All other keys as they stand in the file. The format grows; a key we do not know is no error.
     """
 
@@ -77,6 +79,7 @@ class Metadata:
     source: str | None = None
     digest: Digests | None = None
     provenance: Mapping[str, Any] | None = field(default=None, hash=False)
+    constraints: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     other: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     @property
@@ -132,6 +135,7 @@ def parse_metadata(content: bytes, where: str) -> Metadata:
         source=fields.text("source") if fields.has("source") else None,
         digest=_digests(fields) if fields.has("digest") else None,
         provenance=MappingProxyType(dict(fields.object("provenance").values)) if fields.has("provenance") else None,
+        constraints=constraints_in(fields.object("constraints", FORM)) if fields.has("constraints") else MappingProxyType({}),
         other=MappingProxyType({key: value for key, value in values.items() if key not in _REQUIRED + _OPTIONAL}),
     )
 

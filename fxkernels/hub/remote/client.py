@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ...errors import RepositoryError
@@ -17,11 +18,34 @@ KIND = "kernel"
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
+_asks_nothing: ContextVar[bool] = ContextVar("fxkernels_asks_nothing", default=False)
+
+
+@contextmanager
+def no_requests() -> Iterator[None]:
+    """Forbid every request, as ``HF_HUB_OFFLINE`` does, in this thread or task. What is found out then is not remembered for later."""
+    token = _asks_nothing.set(True)
+    try:
+        yield
+    finally:
+        _asks_nothing.reset(token)
+
+
+def asks_nothing() -> bool:
+    """Whether `no_requests` is in force."""
+    return _asks_nothing.get()
+
+
 def offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` forbids every request."""
+    """Whether ``HF_HUB_OFFLINE`` or `no_requests` forbids every request."""
     from huggingface_hub import constants
 
-    return constants.HF_HUB_OFFLINE
+    return _asks_nothing.get() or constants.HF_HUB_OFFLINE
+
+
+def why_offline() -> str:
+    """Who forbids requests, in an error."""
+    return "nothing is fetched here" if _asks_nothing.get() else "HF_HUB_OFFLINE is set"
 
 
 def get(path: str, *, patient: bool = True, query: Mapping[str, str] | None = None) -> list[Any]:
@@ -103,7 +127,7 @@ def refusal(error: BaseException, what: str) -> RepositoryError:
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, Exception):
         return refusal(cause, what)
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return RepositoryError("offline", f"{what}: HF_HUB_OFFLINE is set, and it is not in the cache ({constants.HF_HUB_CACHE})")
+        return RepositoryError("offline", f"{what}: {why_offline()}, and it is not in the cache ({constants.HF_HUB_CACHE})")
     if isinstance(error, errors.HfHubHTTPError):
         return _answer(error, what)
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):

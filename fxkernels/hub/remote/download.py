@@ -152,7 +152,7 @@ class HubSnapshot:
     def _not_cached(self, why: str) -> RepositoryError:
         return RepositoryError(
             "offline",
-            f"{self.where} is not, or only partly, in the cache ({self._cached.folder}): {why}, and HF_HUB_OFFLINE is set\n"
+            f"{self.where} is not, or only partly, in the cache ({self._cached.folder}): {why}, and {client.why_offline()}\n"
             "  Load it once with the network; `fxkernels download` does that too.",
         )
 

@@ -47,6 +47,8 @@ def resolve(repo_id: str, *, revision: str | None = None, version: int | None = 
     repository = CachedRepository.of(repo_id)
     key = (constants.ENDPOINT, repository, name)
     with _LOCK:
+        if key not in _RESOLVED and client.asks_nothing():
+            return _resolve(repository, name)
         if key not in _RESOLVED:
             _RESOLVED[key] = _resolve(repository, name)
         return _RESOLVED[key]
@@ -129,6 +131,6 @@ def _never_resolved(repository: CachedRepository, name: str) -> RepositoryError:
     others = ", ".join([*repository.refs(), *(commit[:7] for commit in repository.commits())]) or "nothing"
     return RepositoryError(
         "offline",
-        f"{repository.repo_id}@{name} is not in the cache ({repository.folder}), and HF_HUB_OFFLINE is set\n"
+        f"{repository.repo_id}@{name} is not in the cache ({repository.folder}), and {client.why_offline()}\n"
         f"  Of this repository it has: {others}. Load it once with the network, or name a commit that is there.",
     )

@@ -87,6 +87,8 @@ def _ask_about(publisher: str) -> str | None:
     from huggingface_hub.errors import HfHubHTTPError
 
     unknown = f"whether {publisher} is a trusted publisher"
+    if client.asks_nothing():
+        raise RepositoryError("offline", f"{unknown} was not recorded with this commit, and {client.why_offline()}")
     if client.offline():
         return f"{unknown} was not recorded with this commit, and HF_HUB_OFFLINE forbids to ask; load it once with the network"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,14 +35,18 @@ class Chosen:
     written: frozenset[int] = frozenset()
 
 
-def choose(case: Case, *, compiled: bool, opaque: bool, tools: Tools) -> Chosen | Miss:
-    """Return how the kernel is called in the graph, or why it cannot be.
+def choose(
+    case: Case, *, compiled: bool, opaque: bool, tools: Tools, rehearses: bool = True, written: frozenset[int] = frozenset()
+) -> Chosen | Miss | str:
+    """Return how the kernel is called in the graph, or why it cannot be; a sentence where only a rehearsal could tell.
 
     Args:
         case: The kernel and the form of call.
         compiled: Whether a compiler gets the graph.
         opaque: Whether the kernel may be an operator of its own.
         tools: The private torch APIs.
+        rehearses: Whether a kernel may be run on random tensors.
+        written: Positions of the inputs that it was seen to overwrite before.
     """
     has_backward = case.kernel.has_backward
     gradient = bool(case.differentiable) and bool(case.wanted) and has_backward
@@ -57,7 +61,9 @@ def choose(case: Case, *, compiled: bool, opaque: bool, tools: Tools) -> Chosen 
         return _traced(case, trial, gradient)
     if not opaque:
         return Miss("not_compilable", "{kernel} {problem}", {"kernel": case.kernel.identity, "problem": trial.problem})
-    return _opaque(case, trial, gradient, tools)
+    if not rehearses:
+        return f"it would be an operator of its own, since it {trial.problem}, and has to be run to see what it overwrites"
+    return _opaque(case, trial, gradient, tools, written)
 
 
 def _traced(case: Case, trial: Trial, gradient: bool) -> Chosen:
@@ -69,10 +75,12 @@ def _traced(case: Case, trial: Trial, gradient: bool) -> Chosen:
     return Chosen(lowering, None, recompute, trial.written)
 
 
-def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools) -> Chosen | Miss:
+def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: frozenset[int]) -> Chosen | Miss:
     found = rehearse(case, gradient, tools)
     if isinstance(found, Miss):
         return found
+    if isinstance(found, Rehearsal):
+        found = replace(found, written=found.written | written)
     unseen = None
     if isinstance(found, str) and _is_empty(case):
         return Chosen(

@@ -141,6 +141,7 @@ def test_large_files_come_from_the_other_host_without_the_token(hub, client, mon
     assert [request for request in hub.requests if request.headers.get("authorization") == "Bearer hf_secret"]
 
 
+@pytest.mark.slow
 def test_token_of_the_environment_opens_a_private_repository(hub, client):
     hub.tokens.add("hf_secret")
     hub.add("acme/norms", kernel(), private=True)
@@ -151,6 +152,7 @@ def test_token_of_the_environment_opens_a_private_repository(hub, client):
     assert "HF_TOKEN" in refused
 
 
+@pytest.mark.slow
 def test_cache_lies_where_the_environment_says(hub, client, tmp_path):
     hub.add("acme/norms", kernel())
     script = "from fxkernels import LayerRepository as R\nR('acme/norms', layer_name='RMSNorm', version=1).load()"

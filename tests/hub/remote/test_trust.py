@@ -55,6 +55,7 @@ def test_the_record_holds_offline_for_its_commit_only(hub: LoopbackHub, client: 
     refused("acme/other", commit)
 
 
+@pytest.mark.slow
 def test_the_record_holds_in_another_process_without_a_request(hub: LoopbackHub, client: Any) -> None:
     commit = hub.add("acme/norms", FILES)
     script = f"from fxkernels.hub.remote.trust import require_trust\nrequire_trust('acme/norms', '{commit}', False)"

@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fxkernels.passes.constraints import Condition, ConstraintError, Depends, Facts, Proven, Refuted, TensorFacts, check, parse
+from fxkernels.passes.constraints.change import smallest_change
+from fxkernels.passes.constraints.evaluate import Judge
+from fxkernels.passes.constraints.lookup import Lookup
 from fxkernels.passes.miss import Miss
 
 pytestmark = pytest.mark.slow
@@ -175,3 +178,24 @@ def python_evaluates(text: str, facts: Facts) -> bool:
         **facts.arguments,
     }
     return bool(eval(text, {"__builtins__": {}}, words))
+
+
+@many
+@given(conditions, calls(), calls())
+def test_what_supports_a_condition_holds_with_it_and_carries_it_over_to_every_other_call(
+    condition: Condition, call: Call, other: Call
+) -> None:
+    assume(isinstance(check([condition], call.concrete), Proven))
+    support = Judge(Lookup(call.concrete)).support(condition)
+    assert isinstance(check(support, call.concrete), Proven)
+    if isinstance(check(support, other.concrete), Proven):
+        assert isinstance(check([condition], other.concrete), Proven)
+
+
+@many
+@given(conditions, calls())
+def test_a_change_is_found_or_not_for_every_call_that_is_refused(condition: Condition, call: Call) -> None:
+    for facts in (call.facts, call.concrete):
+        answer = check([condition], facts)
+        if isinstance(answer, Refuted):
+            assert isinstance(smallest_change([condition], facts, answer.clause), str)

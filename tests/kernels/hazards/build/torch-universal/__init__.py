@@ -1,4 +1,4 @@
-"""Kernels that are wrong without an error: the ten measured hazards, and others of their kind, and the same without the bug."""
+"""Kernels that are wrong without an error: the ten measured hazards in other clothes."""
 
 from . import layers
 

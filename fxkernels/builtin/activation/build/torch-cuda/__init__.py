@@ -1,0 +1,5 @@
+"""Gated activations and GELUs in Triton."""
+
+from . import layers
+
+__all__ = ["layers"]

@@ -1,0 +1,114 @@
+"""The Triton kernels of all activations, gated (two inputs) and plain (one): forward and backward of each.
+
+With f one of SiLU, GELU (by erf), GELU (by tanh) and quick GELU:
+
+    gated: y = f(gate) up      dgate = g up f'(gate)      dup = g f(gate)
+    plain: y = f(x)            dx = g f'(x)
+
+Everything is computed in float32 and rounded once, where it is stored. What has to be moved is each input and each output once: three and
+five tensors of the size of y for the gated ones, two and three for the plain ones.
+
+The formulas are written without cancellation: (1 + tanh(u)) / 2 is sigmoid(2 u).
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid_of(x, FUNCTION: tl.constexpr):
+    """For the functions of the form x sigmoid(p(x)): the sigmoid, and the slope of p."""
+    if FUNCTION == "gelu_tanh":
+        square = x * x
+        inner = 1.5957691216057308 * x * (1 + 0.044715 * square)  # 2 sqrt(2 / pi)
+        slope = 1.5957691216057308 * (1 + 3 * 0.044715 * square)
+    elif FUNCTION == "quick_gelu":
+        inner = 1.702 * x
+        slope = tl.full(x.shape, 1.702, tl.float32)
+    else:  # silu
+        inner = x
+        slope = tl.full(x.shape, 1.0, tl.float32)
+    return tl.sigmoid(inner), slope
+
+
+@triton.jit
+def value_of(x, FUNCTION: tl.constexpr):
+    """f(x)."""
+    if FUNCTION == "gelu":
+        result = x * (0.5 + 0.5 * tl.erf(x * 0.7071067811865476))
+    else:
+        sigmoid, _ = sigmoid_of(x, FUNCTION)
+        result = x * sigmoid
+    return result
+
+
+@triton.jit
+def slope_of(x, FUNCTION: tl.constexpr):
+    """f'(x)."""
+    if FUNCTION == "gelu":
+        result = 0.5 + 0.5 * tl.erf(x * 0.7071067811865476) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    else:
+        sigmoid, slope = sigmoid_of(x, FUNCTION)
+        result = sigmoid + x * slope * sigmoid * (1 - sigmoid)
+    return result
+
+
+@triton.jit
+def plain_forward(x, y, count, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    tl.store(y + places, value_of(tl.load(x + places, mask=inside, other=0.0).to(tl.float32), FUNCTION), mask=inside)
+
+
+@triton.jit
+def plain_backward(grad, x, grad_x, count, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    incoming = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(grad_x + places, incoming * slope_of(values, FUNCTION), mask=inside)
+
+
+@triton.jit
+def tile_of(count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The rows and columns of a program, and which of them there are. Neighbouring programs have neighbouring columns."""
+    blocks = tl.cdiv(n, BLOCK)
+    program = tl.program_id(0)
+    rows = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = (program % blocks) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    return rows, columns, (rows < count) & (columns < n)
+
+
+@triton.jit
+def gated_forward(x, y, row, column, count, n, FUNCTION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    rows, columns, inside = tile_of(count, n, ROWS, BLOCK)
+    x += rows * row
+    value = value_of(tl.load(x + columns * column, mask=inside, other=0.0).to(tl.float32), FUNCTION)
+    up = tl.load(x + (n + columns) * column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + rows * n + columns, value * up, mask=inside)
+
+
+@triton.jit
+def gated_backward(
+    grad,
+    x,
+    grad_x,
+    grad_row,
+    grad_column,
+    row,
+    column,
+    count,
+    n,
+    FUNCTION: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradient of both halves goes into one tensor, which autograd of two slices would fill with zeros first, twice."""
+    rows, columns, inside = tile_of(count, n, ROWS, BLOCK)
+    x += rows * row
+    incoming = tl.load(grad + rows * grad_row + columns * grad_column, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(x + columns * column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(x + (n + columns) * column, mask=inside, other=0.0).to(tl.float32)
+    grad_x += rows * 2 * n
+    tl.store(grad_x + columns, incoming * up * slope_of(gate, FUNCTION), mask=inside)
+    tl.store(grad_x + n + columns, incoming * value_of(gate, FUNCTION), mask=inside)

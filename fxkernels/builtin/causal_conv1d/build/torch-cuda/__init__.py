@@ -1,0 +1,5 @@
+"""Causal depthwise convolution in Triton."""
+
+from . import layers
+
+__all__ = ["layers"]

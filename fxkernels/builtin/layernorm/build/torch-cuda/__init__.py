@@ -1,0 +1,5 @@
+"""LayerNorm in Triton."""
+
+from . import layers
+
+__all__ = ["layers"]

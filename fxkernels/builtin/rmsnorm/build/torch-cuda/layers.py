@@ -1,0 +1,68 @@
+"""The kernel layers: the bodies that models have under one name differ in dtype, in rounding, in the attributes read, and in a gate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .functions import rms_norm
+
+__all__ = ["RMSNorm", "RMSNormGated", "RMSNormRoundedLast", "RMSNormZeroCentered"]
+
+
+class RMSNorm(nn.Module):
+    """Llama's: normalised, rounded to the input's dtype, multiplied by the weight; a wider weight widens the output.
+
+    Here the product is rounded, and nothing before it.
+    """
+
+    has_backward = True
+    can_torch_compile = True
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
+
+
+class RMSNormRoundedLast(nn.Module):
+    """OLMo's and Nemotron's: normalised, multiplied by the weight, rounded to the input's dtype."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype)
+
+
+class RMSNormZeroCentered(nn.Module):
+    """Qwen 3.5's and Gemma's: multiplied by one more than the weight, rounded to the input's dtype."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    weight: Tensor
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, x.dtype, offset=1.0)
+
+
+class RMSNormGated(nn.Module):
+    """Qwen3-Next's (SiLU) and Kimi Linear's (sigmoid): multiplied by weight and activated gate, rounded to the input's dtype."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    weight: Tensor
+    variance_epsilon: float
+    activation: str
+
+    def forward(self, hidden_states: Tensor, gate: Tensor) -> Tensor:
+        activation = "silu" if self.activation == "swish" else self.activation
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype, gate=gate, activation=activation)

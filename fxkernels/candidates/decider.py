@@ -1,0 +1,209 @@
+"""Decides layer calls: asks each of its gates, then the mapping's candidates, in order, each through theirs; the first that passes wins."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..kernels.bound import Bound
+from ..kernels.layer import KernelLayer
+from ..kernels.lowering.autocast import dtype_at
+from ..kernels.lowering.case import Case, input_names
+from ..kernels.lowering.names import digest
+from ..kernels.lowering.opaque import without_metadata
+from ..kernels.origin import LayerOrigin
+from ..passes.alias import Memory
+from ..passes.gate import Candidate, Gate
+from ..passes.layer_call import LayerCall
+from ..passes.miss import Miss
+from ..passes.plan import Decision, Replacement
+from ..passes.reference import form, reference_of
+from ..passes.region import example, external_inputs, only_computes, why_not_replaceable
+from ..report.operation import Described, Operation
+from ..report.operations_of import Description
+from .asking import Answer, Asking, asked
+from .call_gates import device_of_call, is_excluded, is_not_mapped, is_not_the_annotated_one, is_on_another_device, mode_of
+from .memory import Chooser
+from .request import Request
+
+_WANTED, _ANNOTATED, _REPLACEABLE = Gate("filter"), Gate("annotation"), Gate("region")
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What calls of one form come to: their gates, the candidates that were asked, and the one that is taken."""
+
+    gates: tuple[Gate, ...]
+    misses: tuple[Miss, ...]
+    candidates: tuple[Candidate, ...] = ()
+    taken: Answer | None = None
+    reference: fx.GraphModule | None = None
+    descriptions: dict[tuple[int, ...] | None, Described] = field(default_factory=dict)
+    """By the positions of the inputs that are copied first; None where no kernel is called."""
+
+
+@dataclass
+class Decider:
+    """Decides the layer calls of one captured graph. Calls of the same form are decided once; so the thirty-second norm costs little."""
+
+    chooser: Chooser
+    request: Request
+    _only_computes: dict[Hashable, bool] = field(default_factory=dict)
+    _verdicts: dict[Hashable, _Verdict] = field(default_factory=dict)
+    _memories: dict[fx.Graph, Memory] = field(default_factory=dict)
+    _irreplaceable: dict[Hashable, Described] = field(default_factory=dict)
+
+    def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
+        """Return the decision for one call, by itself.
+
+        Args:
+            call: The call.
+            owner: The module whose graph it stands in.
+        """
+        if (miss := is_excluded(call, self.request)) is not None:
+            return Decision("excluded", (miss,), gates=(Gate("filter", "failed", miss),))
+        if (miss := is_not_the_annotated_one(call)) is not None:
+            return Decision("missed", (miss,), gates=(_WANTED, Gate("annotation", "failed", miss)))
+        if (miss := is_not_mapped(call, self.request.mapping)) is not None:
+            return Decision("missed", (miss,), gates=(_WANTED, _ANNOTATED, Gate("mapping", "failed", miss)))
+        key = form(call) if call.leave is not None else None
+        if key not in self._only_computes:
+            self._only_computes[key] = only_computes(call)
+        if (miss := why_not_replaceable(call, only_computes=self._only_computes[key])) is not None:
+            gates = (_WANTED, _ANNOTATED, Gate("region", "failed", miss))
+            return Decision("missed", (miss,), gates=gates, described=self._of_irreplaceable(call, key))
+        origin: LayerOrigin = call.site.origin
+        inputs = external_inputs(call)
+        values = _values(call, inputs)
+        autocast = dtype_at(call.enter, device_of_call(call))
+        full_key = (
+            *(key, values, autocast, call.site.layer_name, call.site.training),
+            *(origin.reference, origin.state_key, tuple(origin.opaque.items())),
+        )
+        verdict = self._verdicts.get(full_key)
+        if verdict is None:
+            verdict = self._verdicts[full_key] = self._judge(call, owner, full_key, autocast)
+        return self._decision(verdict, call, inputs)
+
+    def _decision(self, verdict: _Verdict, call: LayerCall, inputs: tuple[fx.Node, ...]) -> Decision:
+        taken, gates, candidates = verdict.taken, verdict.gates, verdict.candidates
+        if taken is None:
+            described = _described(verdict, call, None)
+            return Decision("missed", verdict.misses, gates=gates, candidates=candidates, described=described)
+        lowering = taken.chosen.lowering if taken.chosen is not None else None
+        kernel, bound, chosen = taken.kernel, taken.bound, taken.chosen
+        cloned = [position for position in sorted(chosen.written) if self._is_seen(inputs[position], call)] if chosen is not None else []
+        described = _described(verdict, call, tuple(cloned))
+        if taken.outcome == "unknown" or kernel is None or bound is None or chosen is None or verdict.reference is None:
+            return Decision("unknown", verdict.misses, kernel, None, lowering, gates, candidates, None, described)
+        if (miss := self.chooser.fuel.allows(call.key)) is not None:
+            return Decision("excluded", (miss,), gates=(Gate("filter", "failed", miss),), described=_described(verdict, call, None))
+        if lowering is not None and cloned:
+            names = input_names(kernel, bound, len(inputs))
+            lowering = replace(lowering, clones=tuple(names[position] for position in cloned))
+        if chosen.opaque is not None:
+            chosen.opaque.used_at(call.key)
+        differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
+        target = bound.kernel_call(
+            *(kernel, call.key, verdict.reference, len(call.outputs), differentiable),
+            recompute=chosen.recompute,
+            cloned=cloned,
+            operators=chosen.opaque,
+            launches=lowering is not None and lowering.name == "triton",
+        )
+        if chosen.opaque is not None:
+            target.cache_key = digest(call.key, chosen.opaque.key, repr((chosen.recompute, differentiable)))
+        replacement = Replacement(target, inputs)
+        return Decision("rewritten", verdict.misses, kernel, replacement, lowering, gates, candidates, taken.admitted, described)
+
+    def _is_seen(self, value: fx.Node, call: LayerCall) -> bool:
+        """Whether somebody would notice that the kernel overwrites the value."""
+        graph = call.enter.graph
+        if graph not in self._memories:
+            self._memories[graph] = Memory(graph)
+        return self._memories[graph].witness(value, call) is not None
+
+    def _of_irreplaceable(self, call: LayerCall, key: Hashable) -> Described | None:
+        if call.leave is None:
+            return None
+        full_key = (key, _values(call, external_inputs(call)))
+        if full_key not in self._irreplaceable:
+            description = Description(call)
+            self._irreplaceable[full_key] = Described(description.inputs, description.before)
+        return self._irreplaceable[full_key]
+
+    def _judge(self, call: LayerCall, owner: fx.GraphModule, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
+        """Ask the last gates of the call, then its candidates until one passes."""
+        gates: tuple[Gate, ...] = (_WANTED, _ANNOTATED, _REPLACEABLE)
+        device = device_of_call(call)
+        if not device:
+            return _missed(gates, "device", Miss("no_device", "the call has no tensor that tells its device"))
+        target = self.chooser.target(device)
+        if (miss := is_on_another_device(target, self.request)) is not None:
+            return _missed(gates, "device", miss)
+        gates = (*gates, Gate("device", note=str(target)))
+        entries = self.request.mapping.lookup(call.site.layer_name, target, mode_of(call, self.request))
+        if isinstance(entries, Miss):
+            return _missed(gates, "mapping", entries)
+        gates = (*gates, Gate("mapping"))
+        reference = reference_of(call, owner)
+        asking = Asking(
+            self.chooser, self.request, call, target, key, lambda kernel, bound: _case(kernel, bound, call, reference, autocast)
+        )
+        candidates: list[Candidate] = []
+        for entry in entries:
+            answer = asking.ask(entry.repository)
+            candidates.append(answer.candidate)
+            if answer.outcome != "failed":
+                return _Verdict(gates, _misses(candidates), tuple(candidates), answer, reference)
+        return _Verdict(gates, _misses(candidates), tuple(candidates))
+
+
+def _described(verdict: _Verdict, call: LayerCall, cloned: tuple[int, ...] | None) -> Described:
+    """The call in words, with the kernel's call if there is one, for which `cloned` says which inputs are copied first."""
+    found = verdict.descriptions.get(cloned)
+    if found is None:
+        description, taken = Description(call), verdict.taken
+        inputs, before = description.inputs, description.before
+        after: tuple[Operation, ...] = ()
+        if cloned is not None and taken is not None and taken.kernel is not None and taken.bound is not None:
+            after = description.after(taken.kernel.identity, taken.bound, cloned)
+        found = verdict.descriptions[cloned] = Described(inputs, before, after)
+    return found
+
+
+def _values(call: LayerCall, inputs: tuple[fx.Node, ...]) -> tuple[Hashable, ...]:
+    return tuple([_metadata(example(node)) for node in (*inputs, *call.outputs)])
+
+
+def _missed(gates: tuple[Gate, ...], name: str, miss: Miss) -> _Verdict:
+    return _Verdict((*gates, asked(name, miss)), (miss,))
+
+
+def _misses(candidates: list[Candidate]) -> tuple[Miss, ...]:
+    return tuple([candidate.miss for candidate in candidates if candidate.miss is not None])
+
+
+def _case(kernel: KernelLayer, bound: Bound, call: LayerCall, reference: fx.GraphModule, autocast: torch.dtype | None) -> Case:
+    nodes = external_inputs(call)
+    places = {node: position for position, node in enumerate(nodes)}
+    passed = {position: places[node] for position, node in enumerate(call.outputs) if node not in call.inside}
+    inputs, outputs = tuple(map(example, nodes)), tuple(map(example, call.outputs))
+    return Case(kernel, bound, call.key, inputs, outputs, passed, without_metadata(reference), torch.device(device_of_call(call)), autocast)
+
+
+def _metadata(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    sizes = [_size(size) for size in value.shape]
+    # The stride of a dimension of size 1 is never used, and kernels differ in what they put there.
+    strides = tuple(_size(stride) for size, stride in zip(sizes, value.stride(), strict=True) if size != 1)
+    return (value.dtype, value.device, value.requires_grad, tuple(sizes), strides)
+
+
+def _size(size: Any) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size

@@ -1,0 +1,141 @@
+"""Graphs with something in the places of their kernels: captured and planned as always, and run as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..backend import HubKernels
+from ..capture import _torch
+from ..capture.clone import clone_module
+from ..capture.dynamo import KERNELIZED, walk_graphs
+from ..kernelized import Kernelized
+from ..kernels.call import KernelCall
+from ..options import Options
+from ..symbolic import SYMBOLIC_OPTIONS
+from ..target import Target
+from ..transform import kernelize, original
+
+Instrument = Callable[[KernelCall, tuple[Any, ...]], Any]
+"""What runs where a kernel would: from the kernel's call and its inputs to the tensors that the call returns."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model, and what kernels it is to have.
+
+    Args:
+        model: The model without kernels.
+        options: What was asked of the backend.
+        target: What its kernels were chosen for, if it is kernelized symbolically; else None.
+    """
+
+    model: nn.Module
+    options: Options
+    target: Target | None = None
+
+    @staticmethod
+    def of(model: nn.Module, options: dict[str, Any]) -> Asked:
+        """Return what a model was kernelized with, or is to be.
+
+        Args:
+            model: Any module, or what `kernelize` or `torch.compile` with our backend has made of one.
+            options: Keyword arguments of `kernelize`, for a module that has no kernels yet.
+
+        Raises:
+            ValueError: If options are given for a model that was made with others.
+        """
+        found = _made_with(model) or _compiled_with(model)
+        if found is None:
+            found = _made_with(kernelize(model, **options))
+            assert found is not None
+        elif options:
+            names = ", ".join(f"{name}=" for name in options)
+            raise ValueError(f"this model has kernels already, by its own options; give {names} with the model that it came from")
+        return found
+
+
+def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., Any], HubKernels]:
+    """Return a model that runs an instrument in the place of each kernel, captured by Dynamo at the first call, and its backend."""
+    clone = clone_module(asked.model).module
+    backend = HubKernels(asked.options)
+    for path, module in clone.named_modules():
+        backend.paths.put(module, path)
+
+    def run(gm: fx.GraphModule) -> Callable[..., Any]:
+        for owner in walk_graphs(gm):
+            for node in owner.graph.nodes:
+                if isinstance(node.target, KernelCall):
+                    node.target = _InPlaceOf(node.target, instrument)
+            owner.recompile()
+        return gm.forward
+
+    backend.session.runner = run
+    compiled = torch.compile(clone._call_impl, backend=backend, **_torch.ISOLATED)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except Exception as error:
+            cause = _torch.cause_of(error)
+            if cause is error:
+                raise
+            raise cause from cause.__cause__
+
+    return call, backend
+
+
+class _InPlaceOf:
+    """The target of a node: an instrument with the kernel's call in hand."""
+
+    def __init__(self, call: KernelCall, instrument: Instrument) -> None:
+        self._call, self._instrument = call, instrument
+        self.__name__, self.__qualname__, self.__module__ = call.__name__, call.__qualname__, call.__module__  # torch.fx prints it by these
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self._instrument(self._call, inputs)
+
+
+def by_the_layer(call: KernelCall, inputs: tuple[Any, ...]) -> Any:
+    """Return what the original layer returns in the place of the kernel: one tensor, or a tuple of them."""
+    outputs = call.reference(*inputs)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _made_with(model: nn.Module) -> Asked | None:
+    """What `kernelize` was asked for when it made this model."""
+    attributes = vars(model)
+    if KERNELIZED in attributes:
+        kernelized: Kernelized = attributes[KERNELIZED]
+        return Asked(_in_the_mode_of(model), kernelized.backend.options)
+    if SYMBOLIC_OPTIONS in attributes:
+        options: Options = attributes[SYMBOLIC_OPTIONS]
+        device = options.device or next(tensor.device.type for tensor in (*model.parameters(), *model.buffers()))
+        return Asked(_in_the_mode_of(model), options, Target.of_machine(device))
+    return None
+
+
+def _in_the_mode_of(model: nn.Module) -> nn.Module:
+    """The model without kernels, with the training flags of the one that has them: each has flags of its own."""
+    flags = {path: module.training for path, module in model.named_modules(remove_duplicate=False)}
+    plain = clone_module(original(model)).module
+    for path, module in plain.named_modules(remove_duplicate=False):
+        module.training = flags.get(path, module.training)
+    return plain
+
+
+def _compiled_with(model: nn.Module) -> Asked | None:
+    """What our backend was asked for when `torch.compile` made this model."""
+    found = _torch.compiled_module(model)
+    if found is None:
+        return None
+    module, compiler = found
+    backend, wrapper = _torch.unwrapped_backend(compiler)
+    resolve = getattr(backend, "hubkernels_for", None)
+    if resolve is not None:
+        return Asked(module, resolve(wrapper).options)
+    return _made_with(module)

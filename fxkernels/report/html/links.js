@@ -1,0 +1,32 @@
+// The address of a call, `#call-<path>-<index>`: it opens the call and all modules around it, and shows which one is meant.
+{
+  const foldOf = (anchor) => {
+    // One of a long list that nobody has opened yet.
+    const number = reportData().calls.findIndex((call) => anchorOf(call) === anchor);
+    if (number < 0) return null;
+    return [...document.querySelectorAll(".entry[data-calls]")].find((entry) => entry.dataset.calls.split(" ").includes(String(number)));
+  };
+  const show = () => {
+    for (const element of document.querySelectorAll(".here")) element.classList.remove("here");
+    if (!location.hash.startsWith("#call-")) return;
+    let anchor;
+    try { anchor = decodeURIComponent(location.hash.slice(1)); } catch { return; }
+    let target = document.getElementById(anchor);
+    const details = target?.closest("details.call") ?? foldOf(anchor)?.querySelector("details.call");
+    if (!details) return;
+    clearFilters();
+    details.open = true;
+    complete(details);
+    for (let around = details.parentElement?.closest("details"); around; around = around.parentElement?.closest("details")) around.open = true;
+    target = document.getElementById(anchor);
+    details.classList.add("here");
+    if (target !== details) target.classList.add("here");
+    const summary = details.querySelector("summary");
+    details.scrollIntoView({ block: "start" });
+    if (target !== details) target.parentElement.scrollTop = target.offsetTop - target.parentElement.offsetTop;
+    summary.focus({ preventScroll: true });
+  };
+  addEventListener("hashchange", show);
+  // Not earlier: the browser itself goes to the address when it has loaded the page, and takes the focus away.
+  addEventListener("load", show);
+}

@@ -1,0 +1,184 @@
+"""How far each kernel is from the layer whose place it takes, on the inputs of a real call: a value, ranked, as text and as a plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SHOWN = 20
+_COLUMNS = ("difference", "largest", "gradient", "kernel", "layer")
+_WIDTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two results beside each other. Where either is infinite or not a number, they are compared by that only.
+
+    Args:
+        relative: The 2-norm of their difference, in parts of the 2-norm of the second.
+        largest: The largest difference between two elements.
+        unlike: How many elements are infinite or not a number in one of them, and not the same in the other.
+    """
+
+    relative: float
+    largest: float
+    unlike: int = 0
+
+    @staticmethod
+    def between(found: torch.Tensor, wanted: torch.Tensor) -> Difference:
+        """Return how far `found` is from `wanted`, a tensor of the same shape."""
+        found, wanted = _wide(found), _wide(wanted)
+        if found.numel() == 0:
+            return Difference(0.0, 0.0)
+        finite = torch.isfinite(found) & torch.isfinite(wanted)
+        alike = finite | (found == wanted) | (torch.isnan(found) & torch.isnan(wanted))
+        difference, of = torch.where(finite, found - wanted, 0), torch.where(finite, wanted, 0)
+        size, norm = float(difference.norm()), float(of.norm())
+        return Difference(size / norm if norm else (math.inf if size else 0.0), float(difference.abs().max()), int((~alike).sum()))
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What differences are sorted by: the larger, the worse."""
+        return (float(self.unlike > 0), self.relative, self.largest)
+
+    def __str__(self) -> str:
+        return f"{self.unlike} unlike" if self.unlike else _short(self.relative)
+
+
+@dataclass(frozen=True, slots=True)
+class CallNumerics:
+    """One layer call: the kernel beside the layer, on the same inputs.
+
+    Args:
+        key: The call, e.g. ``model.layers.3.norm#0``.
+        kernel: The kernel, as reports name it.
+        dtype: Of the layer's first output, e.g. ``bfloat16``.
+        value: How far the kernel's outputs are from the layer's; the worst one of several outputs or runs. None if there is a problem.
+        gradient: The same for the gradients of the inputs, for random incoming ones; None where no gradient flows, or there is a problem.
+        kernel_error: How far the kernel's outputs are from the layer's in float64, relative; None if it cannot be run in float64.
+        layer_error: How far the layer's own outputs are from those.
+        runs: How often the call happened.
+        problem: What went wrong instead of a number, as a sentence; else empty.
+    """
+
+    key: str
+    kernel: str
+    dtype: str
+    value: Difference | None = None
+    gradient: Difference | None = None
+    kernel_error: float | None = None
+    layer_error: float | None = None
+    runs: int = 1
+    problem: str = ""
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What calls are sorted by, the worst first: problems, then numbers that are none, then differences of values or gradients."""
+        ranks = [found.rank for found in (self.value, self.gradient) if found is not None]
+        return (float(bool(self.problem)), *max(ranks, default=(0.0, 0.0, 0.0)))
+
+    @property
+    def relative(self) -> float:
+        """The larger one of the relative differences of values and gradients."""
+        return max((found.relative for found in (self.value, self.gradient) if found is not None), default=0.0)
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether there is a problem, or something is infinite or not a number in one of the two only."""
+        return bool(self.problem) or any(found is not None and found.unlike for found in (self.value, self.gradient))
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """All calls with a kernel in one run of a model, the worst first.
+
+    Args:
+        calls: What was measured.
+        missing: Keys of calls that have a kernel by the report, and were not called in this run.
+    """
+
+    calls: tuple[CallNumerics, ...]
+    missing: tuple[str, ...] = ()
+
+    @staticmethod
+    def ranked(calls: Iterable[CallNumerics], missing: Iterable[str] = ()) -> Numerics:
+        """Return the calls sorted, the worst first; those that are equally bad stay in order."""
+        return Numerics(tuple(sorted(calls, key=lambda call: call.rank, reverse=True)), tuple(missing))
+
+    @property
+    def worst(self) -> CallNumerics:
+        """The first call."""
+        return self.calls[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as what JSON can say; infinite numbers are the string ``"inf"``."""
+        found: dict[str, Any] = _sayable(asdict(self))
+        return found
+
+    def plot(self, path: str | Path) -> Path:
+        """Write it as a picture and return where.
+
+        Args:
+            path: A file that ends in ``.svg``, which every browser shows.
+
+        Raises:
+            ValueError: If it ends otherwise.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".svg":
+            raise ValueError(f"the plot is drawn as SVG, so the file ends in .svg, not {path.suffix or path.name!r}")
+        path.write_text(self._repr_svg_(), encoding="utf-8")
+        return path
+
+    def _repr_svg_(self) -> str:
+        from .numerics_plot import draw
+
+        return draw(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{len(self.calls)} calls with a kernel, the worst first"
+        yield "".join(column.ljust(_WIDTH + 1) for column in _COLUMNS) + "call"
+        for call in self.calls[:_SHOWN]:
+            yield "".join(text.ljust(_WIDTH + 1) for text in _cells(call)) + f"{call.key}  {call.kernel}"
+            if call.problem:
+                yield f"  {call.problem}"
+        rest = self.calls[_SHOWN:]
+        if rest:
+            yield f"and {len(rest)} more, none above {_short(max(call.relative for call in rest))}; .calls has all"
+        if self.missing:
+            yield f"not called in this run: {', '.join(self.missing)}"
+        yield "difference, gradient: from the layer, in parts of its 2-norm; largest: of a single element;"
+        yield "kernel, layer: how far either is from the layer in float64"
+
+
+def _cells(call: CallNumerics) -> tuple[str, ...]:
+    value, gradient = call.value, call.gradient
+    errors = [_short(error) for error in (call.kernel_error, call.layer_error)]
+    return (str(value or "-"), _short(value.largest if value is not None else None), str(gradient or "-"), *errors)
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1e}" if number else "0"
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sayable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    wide = tensor.detach()
+    if wide.device.type == "mps":  # has no float64
+        wide = wide.cpu()
+    return wide.to(torch.complex128 if wide.is_complex() else torch.float64)

@@ -1,0 +1,160 @@
+"""From a layer call in a graph to its operations: what the region does, line by line, and what takes its place.
+
+Everything is named locally, so that calls of the same form get equal operations and one description serves all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..kernels.bound import Bound
+from ..kernels.call import Slot
+from ..kernels.layer import KernelIdentity
+from ..kernels.origin import LayerOrigin
+from ..passes.layer_call import LayerCall
+from ..passes.region import example, external_inputs
+from .operation import Operation
+from .spelling import Symbols, code_of, is_assignment, spelled, spelled_value
+
+# torch.fx makes names unique with numbers, which differ from call to call: mul_3, hidden_states_12_1.
+_NUMBERS = re.compile(r"(?:_\d+)+$")
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+
+# Calls that torch makes for its own statistics; they compute nothing.
+_SILENT = frozenset({"_log_api_usage_once"})
+
+
+class Description:
+    """One layer call in words: its inputs, what its region does, and what a kernel does instead.
+
+    Inputs are called what the layer's signature calls them, the layer's tensors ``self.weight``, what comes out ``output`` (of two values
+    ``output_0`` and ``output_1``), and every other value what the layer's own code calls it, or else the operation.
+
+    Args:
+        call: The call, before its graph is edited.
+    """
+
+    def __init__(self, call: LayerCall) -> None:
+        self._call = call
+        self._inputs = external_inputs(call)
+        self._names: dict[fx.Node, str] = {}
+        self._used: set[str] = set()
+        self._symbols = Symbols()
+        for name, node in _signature_names(call):
+            self._name(node, name)
+        for node in self._inputs:
+            self._value(node)  # so dynamic sizes are numbered in the order of the inputs
+        for node in self._inputs:
+            value = example(node)
+            self._name(node, str(self._symbols.size(value)) if isinstance(value, torch.SymInt) else _NUMBERS.sub("", node.name))
+        self._computed = tuple(dict.fromkeys(node for node in call.outputs if node in call.inside))
+        for number, node in enumerate(self._computed):  # their nodes have the names of the caller's variables
+            self._name(node, "output" if len(self._computed) == 1 else f"output_{number}")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The graph values that go in, e.g. ``hidden_states: bf16[2, 8, 64]``."""
+        values = {node: "int" if isinstance(example(node), torch.SymInt) else self._value(node) for node in self._inputs}
+        return tuple(f"{self._names[node]}: {value}" for node, value in values.items())
+
+    @property
+    def before(self) -> tuple[Operation, ...]:
+        """What the region does, one operation for each node; those of the annotated calls inside it are among them."""
+        nodes = [node for node in self._call.operations if getattr(node.target, "__name__", "") not in _SILENT]
+        for node in nodes:
+            self._name(node, _NUMBERS.sub("", node.name))
+        return tuple([self._operation(node) for node in nodes])
+
+    def after(self, kernel: KernelIdentity, bound: Bound, cloned: Collection[int] = ()) -> tuple[Operation, ...]:
+        """What takes the region's place: the call of the kernel, with its arguments and the layer's tensors.
+
+        Args:
+            kernel: Who replaces the call.
+            bound: How the kernel is called.
+            cloned: Positions of the inputs of which the kernel gets a copy.
+        """
+        names = [self._names[node] for node in self._inputs]
+        slots = {Slot(position): f"{name}.clone()" if position in cloned else name for position, name in enumerate(names)}
+        args = [spelled(value, slots) for value in bound.args]
+        kwargs = [f"{name}={spelled(value, slots)}" for name, value in bound.kwargs.items()]
+        tensors = [slots[value] for value in bound.tensors.values() if isinstance(value, Slot)]
+        name = ", ".join(self._names[node] if node in self._call.inside else "_" for node in self._call.outputs)
+        value = ", ".join(self._value(node) for node in self._call.outputs)
+        return (Operation(name, f"{kernel}({', '.join([*args, *kwargs, *tensors])})", value),)
+
+    def _operation(self, node: fx.Node) -> Operation:
+        code = code_of(node, self._names)
+        if not is_assignment(node):
+            return Operation(self._names[node], code, self._value(node), _location(node))
+        target = node.args[0]
+        if isinstance(target, fx.Node):
+            self._names[node] = self._names[target]
+        return Operation("", code, self._value(node), _location(node))
+
+    def _name(self, node: fx.Node, name: str) -> None:
+        if node in self._names:
+            return
+        free = next(free for free in itertools.chain([name], (f"{name}_{n}" for n in itertools.count(1))) if free not in self._used)
+        self._used.add(free)
+        self._names[node] = free
+
+    def _value(self, node: fx.Node) -> str:
+        return spelled_value(example(node), self._symbols)
+
+
+def _signature_names(call: LayerCall) -> Iterator[tuple[str, fx.Node]]:
+    """The graph values among a call's arguments and its layer's tensors, with the names that the layer has for them."""
+    origin: LayerOrigin | None = call.site.origin
+    if not call.site.arguments_known:
+        return
+    for name, value in _arguments(origin, call):
+        yield from _leaves(name, value)
+    for name, value in call.layer_tensors.items():
+        yield from _leaves(f"self.{name}", value)
+
+
+def _arguments(origin: LayerOrigin | None, call: LayerCall) -> Iterator[tuple[str, Any]]:
+    parameters = list(origin.signature.parameters.values()) if origin is not None else []
+    for number, value in enumerate(call.args):
+        parameter = parameters[min(number, len(parameters) - 1)] if parameters else None
+        if parameter is None or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            yield f"argument_{number}", value
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            yield f"{parameter.name}[{number - len(parameters) + 1}]", value
+        else:
+            yield parameter.name, value
+    yield from call.kwargs.items()
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, fx.Node]]:
+    if isinstance(value, fx.Node):
+        yield name, value
+    elif isinstance(value, tuple | list):
+        for number, item in enumerate(value):
+            yield from _leaves(f"{name}[{number}]", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(f"{name}[{key!r}]", item)
+
+
+def _location(node: fx.Node) -> str | None:
+    """The innermost line of the node's stack that is not torch's own."""
+    trace = node.meta.get("stack_trace") or ""
+    end = len(trace)
+    while (start := trace.rfind('File "', 0, end)) >= 0:
+        frame = _FRAME.match(trace, start)
+        if frame is not None and not frame[1].startswith(_TORCH):
+            return f"{frame[1]}:{frame[2]}"
+        end = start
+    return None
