@@ -25,6 +25,7 @@ from .passes.plan import Status
 from .report.model import CallReport, Evidence, GraphDecision, Report
 from .report.recorder import publish
 from .target import Target
+from .versions import installed_versions
 
 SYMBOLIC_ORIGINAL = "_fxkernels_original"
 """Attribute of a kernelized graph module under which the model stands that it came from."""
@@ -95,7 +96,9 @@ def kernelize_symbolically(
     check_fallback(options.use_fallback, missed)
     keeper = Gatekeeper(options, chooser=chooser)
     rewrite_calls(module, {call.key: outcome.choice for call, outcome in outcomes if outcome.choice is not None}, keeper)
-    keeper.plan(Report((*(_called(*pair) for pair in outcomes), *_not_called(model, outcomes)), (module,), capture="symbolic"))
+    calls = (*(_called(*pair) for pair in outcomes), *_not_called(model, outcomes))
+    name, versions = type(model).__qualname__, installed_versions()
+    keeper.plan(Report(calls, (module,), capture="symbolic", model=name, targets=(target,), versions=versions))
     attributes = vars(module)
     attributes[KEEPER], attributes[SYMBOLIC_ORIGINAL], attributes[SYMBOLIC_OPTIONS] = keeper, model, options
     if example is not None:

@@ -1,5 +1,5 @@
-"""The command line: `fxkernels demo` and `explain` for models, `diff` and `check` for saved reports, `download`, `lock`, `verify`,
-`versions` and `info` for kernel repositories, `admitted` for the records of probed kernels, `env` for bug reports.
+"""The command line: `fxkernels demo`, `explain` and `numerics` for models, `diff` and `check` for saved reports, `download`, `lock`,
+`verify`, `versions` and `info` for kernel repositories, `admitted` for the records of probed kernels, `env` for bug reports.
 
 Each command is a file. What it shows comes from the library; it decides nothing about kernels.
 """
@@ -21,6 +21,7 @@ from .env import env
 from .explain import explain
 from .info import info
 from .lock import lock
+from .numerics import numerics
 from .verify import verify
 from .versions import versions
 
@@ -47,5 +48,5 @@ def main() -> None:
     logging.getLogger("fxkernels").addHandler(_SILENT)
 
 
-for command in (demo, explain, diff, check, download, lock, verify, versions, info, admitted, env):
+for command in (demo, explain, numerics, diff, check, download, lock, verify, versions, info, admitted, env):
     main.add_command(command)

@@ -35,20 +35,21 @@ _HEADS = {
 }
 
 
-def load_architecture(name: str, config: Sequence[str] = ()) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a model of transformers in eval mode, on the meta device, and example arguments for it.
+def load_architecture(name: str, config: Sequence[str] = (), device: str = "meta") -> tuple[nn.Module, dict[str, Any]]:
+    """Return a model of transformers in eval mode, and example arguments for it.
 
     Args:
         name: Its model type, e.g. ``llama``.
         config: Settings as ``key=value``; the value is read as JSON, and as text if it is none. A dot leads into a configuration inside:
             ``text_config.hidden_size=64``.
+        device: Where it is built.
 
     Raises:
         FactoryError: If transformers is missing or has no such architecture, if a setting does not exist, or if no model comes of it.
     """
     transformers = _transformers()
     configuration = _configuration(transformers, name, config)
-    with _quietly(transformers), torch.device("meta"):
+    with _quietly(transformers), torch.device(device):
         model = _model(transformers, name, configuration)
         return model, _arguments(name, model, configuration)
 

@@ -31,12 +31,13 @@ class FactoryError(click.ClickException):
     exit_code = 2
 
 
-def load_target(name: str, config: Sequence[str] = ()) -> tuple[nn.Module, Arguments]:
+def load_target(name: str, config: Sequence[str] = (), device: str = "meta") -> tuple[nn.Module, Arguments]:
     """Return the model and example arguments that a user's TARGET stands for.
 
     Args:
-        name: ``module:factory``, or ``hf:`` and an architecture of transformers, which is built with random weights on the meta device.
+        name: ``module:factory``, or ``hf:`` and an architecture of transformers, which is built with random weights.
         config: The ``key=value`` of its configuration.
+        device: Where an architecture is built.
 
     Raises:
         FactoryError: If there is no such target, or none with such a configuration.
@@ -44,7 +45,7 @@ def load_target(name: str, config: Sequence[str] = ()) -> tuple[nn.Module, Argum
     from .architectures import PREFIX, load_architecture
 
     if name.startswith(PREFIX):
-        return load_architecture(name.removeprefix(PREFIX), config)
+        return load_architecture(name.removeprefix(PREFIX), config, device)
     if config:
         raise FactoryError(f"--config is for hf: targets; the factory {name} makes its own configuration")
     return load_model(name)

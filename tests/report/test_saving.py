@@ -20,3 +20,8 @@ def test_other_suffixes_are_errors_that_list_the_ones_there_are(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"report.* one of \.html, \.json"):
         small_report().save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_shows_the_text_that_the_screenshot_command_has_written() -> None:
+    root = Path(__file__).parent.parent.parent
+    assert (root / "docs/report.txt").read_text().rstrip() in (root / "README.md").read_text()
