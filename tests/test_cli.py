@@ -122,6 +122,7 @@ def test_a_kernel_that_the_module_registers_comes_before_the_builtin_one(run: Ru
     assert "rotary:rotary_pos_emb" in out
 
 
+@pytest.mark.slow
 def test_explain_sets_the_mode_that_is_asked_for(run: Run) -> None:
     assert "Decoder in training mode\n" in run("explain", "factories:build", "--mode", "training").stdout
     assert "Decoder in eval mode\n" in run("explain", "factories:in_training_mode", "--mode", "inference").stdout
@@ -181,6 +182,7 @@ def test_the_traceback_is_shown_on_request(run: Run) -> None:
     assert result.stderr.splitlines()[-1].startswith("Error: factories:raises raised")
 
 
+@pytest.mark.slow
 def test_explain_in_a_pipe_is_plain_text_within_80_columns(tmp_path: Path) -> None:
     (tmp_path / "factories.py").write_text(FACTORIES)
     inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR")}
@@ -207,6 +209,7 @@ def test_demo_shows_report_numbers_and_times_and_what_to_try_next(run: Run) -> N
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_demo_leaves_inductor_out_where_there_is_no_compiler(run: Run) -> None:
     result = run("demo", "--repeats", "1", "--length", "16", env={"CXX": "no-such-compiler"})
     assert result.exit_code == 0, result.output

@@ -24,7 +24,7 @@ MAPPING = {
     "rotary_pos_emb": {"cpu": repository("rotary", "rotary_pos_emb")},
 }
 KERNELIZED_ON = ["llama", "qwen3", "roberta"]
-LARGE = ("deformable_detr", "qwen3_next", "detr", "clip", "mamba2")
+LARGE = ("deformable_detr", "qwen3_next", "detr", "clip", "mamba2", "seed_oss", "gpt_oss")
 """Models that take seconds to capture: only in the slow run. The others show every kind of call."""
 
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in MODELS]

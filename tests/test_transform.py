@@ -480,6 +480,7 @@ def test_a_duplicated_graph_module_stays_kernelized(x, duplicate):
     torch.testing.assert_close(fxkernels.original(again)(x), model(x))
 
 
+@pytest.mark.slow
 def test_a_pickled_graph_module_runs_its_kernels_in_another_process(tmp_path):
     torch.manual_seed(1)
     model, x = Plain().eval(), torch.randn(3, 8)

@@ -88,6 +88,7 @@ def test_everything_on_which_a_verdict_depends_is_in_its_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_another_process() -> None:
     script = f"""
 import sys

@@ -66,6 +66,7 @@ def test_records_beside_the_lock_file_are_read_with_an_empty_cache(own_records: 
     assert not own_records.exists()
 
 
+@pytest.mark.slow
 def test_another_process_with_an_empty_cache_starts_no_child_where_records_are_shipped(own_records: Path, tmp_path: Path) -> None:
     assert isinstance(admit(norm_request(CORRECT)), Admitted)
     shipped = own_records.rename(tmp_path / "shipped")

@@ -135,6 +135,7 @@ def in_interpreter(*options: str) -> None:
     assert result.returncode == 0, result.stdout[-4000:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_the_quick_ones_pass_in_the_interpreter():
     in_interpreter("-m", "not gpu and not slow")

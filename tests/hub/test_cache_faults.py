@@ -179,6 +179,7 @@ def test_read_only_cache_that_has_the_commit_is_as_good_as_any(world):
     assert world.hub.requests == []
 
 
+@pytest.mark.slow
 def test_read_only_cache_that_lacks_the_commit_is_an_error_that_says_so(world):
     result = world.client.run_mounted(read_only(world), SCRIPT.format(commit=world.commit))
     assert "RepositoryError [load_error]" in result.stdout, result.stdout + result.stderr

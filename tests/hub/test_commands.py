@@ -139,6 +139,7 @@ def test_help_has_examples_and_fits_80_columns(run: Run, command: str) -> None:
 # --- download ---------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_download_fetches_the_build_that_fits_and_what_it_depends_on_for_offline_use(hub: LoopbackHub, client: Any, run: Run) -> None:
     hub.add("acme/base", kernel(value="base"))
     depends = {"kernel-depends": [{"repo-id": "acme/base", "version": 1}]}
@@ -390,6 +391,7 @@ def test_info_of_a_directory_runs_and_asks_nothing(hub: LoopbackHub, run: Run, t
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_the_commands_in_a_pipe_print_plain_text_and_nothing_on_stderr(hub: LoopbackHub, client: Any, tmp_path: Path) -> None:
     hub.add("acme/norms", kernel())
     environment = {key: value for key, value in client.environment().items() if key != "HF_HUB_DISABLE_PROGRESS_BARS"}

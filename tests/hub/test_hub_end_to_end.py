@@ -96,6 +96,7 @@ def test_model_runs_from_a_lock_file_though_the_version_has_moved_and_then_offli
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_model_with_a_lock_file_does_not_run_a_changed_kernel_and_keeps_the_reference(hub, client, published, project, run):
     HubSnapshot("acme/norms", published).directory(UNIVERSAL)
     (layers,) = (client.folder("acme/norms") / "snapshots" / published).rglob("layers.py")

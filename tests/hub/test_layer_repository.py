@@ -257,6 +257,7 @@ def test_local_override_of_a_dependency_is_used(hub, client, tmp_path, monkeypat
 # --- other processes, and time -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_loaded_layer_can_be_sent_to_another_process(hub, client, tmp_path):
     commit = hub.add("acme/norms", kernel(value="sent"))
     layer = fxkernels.kernels.layer.load_kernel_layer(norms(revision=commit), CPU)

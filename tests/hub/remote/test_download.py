@@ -73,6 +73,7 @@ def test_no_build_for_the_targets_architecture_says_so_and_downloads_no_code(hub
     assert [path for path in hub.downloads() if not path.endswith("metadata.json")] == []
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_for_when_the_commit_is_in_the_cache(hub, client):
     commit = hub.add("acme/norms", kernel())
     load()
@@ -84,6 +85,7 @@ def test_nothing_is_asked_for_when_the_commit_is_in_the_cache(hub, client):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_cached_commit_is_loaded_without_the_network_client(hub, client):
     commit = hub.add("acme/norms", kernel())
     load()
