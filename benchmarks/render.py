@@ -14,8 +14,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
-OF_TESTS = frozenset({"hazards"})
-"""Results that tests have found."""
+OF_TESTS = frozenset({"hazards", "false_verdicts"})
+"""Results that stand in the project's README."""
 VERDICTS = {"caught": "caught", "repaired": "caught, repaired by copies"}
 """What a table calls what became of a wrong kernel; another word is an error."""
 
@@ -37,6 +37,10 @@ def tables(rows: list[dict[str, Any]]) -> str:
     """The Markdown of one results file: what it was measured with, and a table per pair of sides."""
     if "hazard" in rows[0]:
         return hazards(rows)
+    if any("bandwidth" in row for row in rows):
+        return kernels(rows)
+    if "false" in rows[0]:
+        return verdicts(rows)
     return "\n\n".join([origin(rows), *(table(list(group)) for _, group in groupby(rows, key=lambda row: list(row["sides"])))])
 
 
@@ -57,6 +61,31 @@ def table(rows: list[dict[str, Any]]) -> str:
         low, high = row["spread"]
         lines.append(f"| {row['question']} | {medians} | **{row['ratio']:.2f}** | {low:.2f} to {high:.2f} | {row['runs']} |")
     return "\n".join(lines)
+
+
+def verdicts(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of how many kernels admission has judged wrongly."""
+    lines = ["| kernels | tried | refused | repaired | admitted | false verdicts |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        counts = " | ".join(str(row.get(name, 0)) for name in ("refused", "repaired", "admitted"))
+        lines.append(f"| {row['kernels']} | {row['tried']} | {counts} | **{row['false']}** |")
+    return "\n".join(lines)
+
+
+def kernels(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of single kernels against the compiler's code and what their bytes take."""
+    lines = ["| kernel | eager | Inductor | kernel | Inductor / kernel | floor | of the copy bandwidth |", "|---|---|---|---|---|---|---|"]
+    for row in (row for row in rows if "bandwidth" in row):
+        sides = " | ".join(f"{row['microseconds'][name]:.4g} us" for name in ("eager", "inductor", "kernel"))
+        floor = f"{row['microseconds']['floor']:.4g} us | {row['bandwidth']:.0%}"
+        lines.append(f"| {row['question']} | {sides} | **{row['ratio']:.2f}** | {floor} |")
+    for row in (row for row in rows if "peak GiB" in row):
+        figures = ", ".join(
+            f"{name} {row['milliseconds'][name]:.3g} ms and {row['peak GiB'][name]:.2f} GiB" for name in row["milliseconds"]
+        )
+        lines.append(f"\n{row['question']}: {figures}.")
+    machine = ", ".join(dict.fromkeys(f"{row['machine']}, torch {row['torch']}" for row in rows))
+    return "\n".join([f"{machine}.", "", *lines])
 
 
 def hazards(rows: list[dict[str, Any]]) -> str:
