@@ -40,10 +40,30 @@ def shrunk(reference: fx.GraphModule, specs: Inputs, limit: int) -> tuple[fx.Gra
         smaller[size] = wanted // _STEP * _STEP + size % _STEP
         found = tuple(_resized(spec, smaller) for spec in specs)
     if not smaller:
-        return None
+        return _with_fewer_rows(reference, specs, limit)
     changed = _with_sizes(reference, smaller)
     # A number in the reference may have been no size: then the kernel will differ, and the call's own sizes decide.
     return (changed, found) if _runs(_on_cpu(changed), _here(found), {}) else None
+
+
+def _with_fewer_rows(reference: fx.GraphModule, specs: Inputs, limit: int) -> tuple[fx.GraphModule, Inputs] | None:
+    """Where every size is one of the layer's, as with 1024 rows of 1024 numbers: shrink the largest dimension before the last one."""
+    tensors = [spec for spec in specs if isinstance(spec, TensorSpec) and not spec.of_layer and len(spec.sizes) > 1]
+    if not tensors:
+        return None
+    place, size = max(enumerate(tensors[0].sizes[:-1]), key=lambda found: found[1])
+    wanted = max(int(size * limit / elements_of(specs)), _STEP) // _STEP * _STEP + size % _STEP
+    if size <= 2 * _STEP or wanted >= size:
+        return None
+
+    def resized(spec: Any) -> Any:
+        if not isinstance(spec, TensorSpec) or spec.of_layer or len(spec.sizes) <= place + 1 or spec.sizes[place] != size:
+            return spec
+        sizes = (*spec.sizes[:place], wanted, *spec.sizes[place + 1 :])
+        return replace(spec, sizes=sizes, strides=_dense_like(spec, sizes) or spec.strides)
+
+    found = tuple([resized(spec) for spec in specs])
+    return (reference, found) if _runs(_on_cpu(reference), _here(found), {}) else None
 
 
 def integer_highs(reference: fx.GraphModule, specs: Inputs) -> dict[int, int] | str:

@@ -66,6 +66,17 @@ def test_the_largest_free_size_shrinks_and_those_of_the_layer_stay() -> None:
     assert shrunk(graph_of(norm, (Slot(0),), 2), specs, 4096) is None
 
 
+def test_rows_shrink_where_they_are_as_many_as_the_layers_numbers() -> None:
+    def scale(x, weight):
+        return x * weight
+
+    reference = graph_of(scale, (Slot(0), Slot(1)), 2)
+    x, weight = specs_of([torch.empty(1024, 1024), torch.empty(1024)], {}, frozenset({1}))
+    found = shrunk(reference, (x, weight), 1 << 15)
+    assert found is not None
+    assert [spec.sizes for spec in found[1]] == [(16, 1024), (1024,)]
+
+
 def test_sizes_in_the_reference_shrink_with_the_inputs() -> None:
     x = torch.empty(2, 4096, 64)
     found = shrunk(graph_of(lambda x: x.view(2, 4096, 8, 8).transpose(1, 2).clone(), (Slot(0),), 1), specs_of([x], {}), 8192)
