@@ -42,7 +42,7 @@ def test_one_child_serves_all_probes() -> None:
         ("Segfaults", "SIGSEGV"),
         ("Aborts", "SIGABRT"),
         ("SystemExits", "exit(1)"),
-        ("Interrupts", "exit code"),
+        ("Interrupts", "SIGINT"),
         ("CrashesInBackward", "SIGABRT"),
         ("Overflows", "RecursionError"),
     ],
