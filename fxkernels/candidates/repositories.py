@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..kernels.layer import said_by
+
 
 def name_of(repository: Any) -> str:
     """How reports call it before it is known which kernel it has: ``acme/norms:RMSNorm``."""
-    layer = _text(repository, "layer_name")
-    where = _text(repository, "repo_id")
+    layer = said_by(repository, "layer_name")
+    where = said_by(repository, "repo_id")
     if where is None and isinstance(path := getattr(repository, "path", None), Path):
         where = path.name
     where = where or type(repository).__qualname__
@@ -21,11 +23,3 @@ def why_not_fetched(repository: Any) -> str | None:
     if type(repository).__module__.partition(".")[0] != "kernels":
         return None
     return "it is loaded by the kernels package, which may fetch it, and nothing is fetched to explain"
-
-
-def _text(repository: Any, attribute: str) -> str | None:
-    """Read what a repository says about itself; the `kernels` package (0.17) keeps it under a leading underscore."""
-    for name in (attribute, f"_{attribute}"):
-        if isinstance(value := getattr(repository, name, None), str):
-            return value
-    return None

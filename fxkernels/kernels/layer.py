@@ -103,17 +103,17 @@ def load_kernel_layer(repository: Any, target: Target) -> KernelLayer:
         return replace(loaded, source=(repository, target))
     if not isinstance(loaded, type):
         raise RepositoryError("load_error", f"{_name(repository)}.load() returned {loaded!r}; it must return a subclass of nn.Module")
-    layer = getattr(repository, "layer_name", None)
-    identity = KernelIdentity(_name(repository), _text(repository, "revision"), layer if isinstance(layer, str) else loaded.__name__, None)
+    layer = said_by(repository, "layer_name") or loaded.__name__
+    identity = KernelIdentity(_name(repository), said_by(repository, "revision"), layer, None)
     return KernelLayer(loaded, identity, (repository, target))
 
 
 def _name(repository: Any) -> str:
-    return _text(repository, "repo_id") or type(repository).__qualname__
+    return said_by(repository, "repo_id") or type(repository).__qualname__
 
 
-def _text(repository: Any, attribute: str) -> str | None:
-    """Read what a foreign repository says about itself; the `kernels` package (0.17) keeps it under a leading underscore."""
+def said_by(repository: Any, attribute: str) -> str | None:
+    """Return what a repository says about itself; None for nothing. The `kernels` package (0.17) keeps it under a leading underscore."""
     for name in (attribute, f"_{attribute}"):
         if isinstance(value := getattr(repository, name, None), str):
             return value
