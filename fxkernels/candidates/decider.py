@@ -11,7 +11,7 @@ from torch import fx
 
 from ..kernels.bound import Bound
 from ..kernels.layer import KernelLayer
-from ..kernels.lowering.autocast import dtype_at
+from ..kernels.lowering.autocast import current_dtype, dtype_at, has_regions
 from ..kernels.lowering.case import Case, input_names
 from ..kernels.lowering.names import digest
 from ..kernels.lowering.opaque import without_metadata
@@ -55,6 +55,7 @@ class Decider:
     _only_computes: dict[Hashable, bool] = field(default_factory=dict)
     _verdicts: dict[Hashable, _Verdict] = field(default_factory=dict)
     _memories: dict[fx.Graph, Memory] = field(default_factory=dict)
+    _sets_autocast: dict[fx.Graph, bool] = field(default_factory=dict)
     _irreplaceable: dict[Hashable, Described] = field(default_factory=dict)
 
     def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
@@ -79,7 +80,7 @@ class Decider:
         origin: LayerOrigin = call.site.origin
         inputs = external_inputs(call)
         values = _values(call, inputs)
-        autocast = dtype_at(call.enter, device_of_call(call))
+        autocast = self._autocast_at(call)
         full_key = (
             *(key, values, autocast, call.site.layer_name, call.site.training),
             *(origin.reference, origin.state_key, tuple(origin.opaque.items())),
@@ -126,6 +127,12 @@ class Decider:
         if graph not in self._memories:
             self._memories[graph] = Memory(graph)
         return self._memories[graph].witness(value, call) is not None
+
+    def _autocast_at(self, call: LayerCall) -> torch.dtype | None:
+        graph, device = call.enter.graph, device_of_call(call)
+        if graph not in self._sets_autocast:
+            self._sets_autocast[graph] = has_regions(graph)
+        return dtype_at(call.enter, device) if self._sets_autocast[graph] else current_dtype(device)
 
     def _of_irreplaceable(self, call: LayerCall, key: Hashable) -> Described | None:
         if call.leave is None:

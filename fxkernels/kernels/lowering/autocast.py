@@ -20,6 +20,11 @@ def current_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
+def has_regions(graph: fx.Graph) -> bool:
+    """Whether a captured graph sets autocast anywhere. Few do, and `dtype_at` goes through all nodes before the one asked for."""
+    return any(node.op == "call_function" and getattr(node.target, "__name__", "") == "_enter_autocast" for node in graph.nodes)
+
+
 def dtype_at(node: fx.Node, device: str) -> torch.dtype | None:
     """Return the dtype to which autocast is set where a node of a captured graph stands, or None if it is off there.
 
