@@ -25,7 +25,7 @@ from ..kernels.stand_in import LayerState
 from ..passes.layer_call import SITE, CallSite, enter, leave
 from . import _torch
 from .annotated_functions import wrapped_function
-from .call_gate import KERNELIZED as KERNELIZED
+from .call_gate import KERNELIZED
 from .kernel_forward import FunctionLayer, path_of
 from .paths import ModulePaths
 from .rewritten_layer import is_rewritten

@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from ..backend import HubKernels
 from ..capture import _torch
+from ..capture.call_gate import KERNELIZED
 from ..capture.clone import clone_module
-from ..capture.dynamo import KERNELIZED, walk_graphs
+from ..capture.dynamo import walk_graphs
 from ..kernelized import Kernelized
 from ..kernels.call import KernelCall
 from ..options import Options
