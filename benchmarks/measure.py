@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["compare", "per_call", "print_row"]
+__all__ = ["compare", "origin", "per_call", "print_row"]
 
 Run = Callable[[], float]
 
@@ -55,10 +55,13 @@ def compare(question: str, sides: dict[str, Run], runs: int = 5) -> dict[str, An
         "ratio": median(first) / median(second),
         "spread": [min(ratios), max(ratios)],
         "runs": runs,
-        "command": _command(),
-        "versions": _versions(),
-        "machine": _machine(),
+        **origin(),
     }
+
+
+def origin(packages: tuple[str, ...] = ("torch", "transformers")) -> dict[str, Any]:
+    """Return what a row says of where it comes from: the command, the versions of Python and of these packages, the machine's kind."""
+    return {"command": _command(), "versions": _versions(packages), "machine": _machine()}
 
 
 def per_call(function: Callable[[], object], seconds: float = 0.3) -> Run:
@@ -94,9 +97,9 @@ def _command() -> str:
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("torch", "transformers"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

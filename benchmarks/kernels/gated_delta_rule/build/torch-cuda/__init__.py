@@ -1,0 +1,5 @@
+"""The gated delta rule in chunks, by the kernels of flash-linear-attention."""
+
+from . import layers
+
+__all__ = ["layers"]

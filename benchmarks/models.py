@@ -1,0 +1,159 @@
+"""How fast are whole models, and what do they take in memory and in compiling: every peer side by side in one process.
+
+One JSON line per cell, printed as soon as it is known: milliseconds of a step, peak memory, seconds of the first call, how far the result
+is from eager's, and of fxkernels' sides what became of the layer calls. A side that fails, is wrong or is left out is a line that says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import torch
+from measure import origin, print_row
+from torch import Tensor
+from whole_models.conditions import at_most, caches_in, free_memory
+from whole_models.measuring import described, first_calls, in_rounds, outcomes
+from whole_models.sides import NEEDS_GPU, SIDES, make_side, mapping_of
+from whole_models.step import Step
+from whole_models.workload import Workload
+from whole_models.workloads import SIZES, workloads
+
+import fxkernels
+
+NAMES = [workload.name for workload in workloads("tiny")]
+PACKAGES = ("torch", "triton", "transformers", "kernels", "liger-kernel", "fla-core")
+SAME_CODE = {"reduce-overhead": "inductor", "hubkernels+reduce-overhead": "hubkernels"}
+"""Sides that find the kernels of another one in the cache: their compile time is not that of a first compilation, and is not told."""
+
+
+def cells(workload: Workload, sides: dict[str, str | None], device: str, runs: int, seconds: float, limit: int) -> Iterator[dict[str, Any]]:
+    """The rows of a workload, each as soon as it is complete.
+
+    Args:
+        workload: What is run.
+        sides: Name of a side -> why it is left out, or None.
+        device: ``"cuda"`` or ``"cpu"``.
+        runs: Rounds.
+        seconds: About how long each side runs in a round.
+        limit: How many seconds the first calls of a side may take.
+    """
+    rows = {name: {"workload": workload.name, "title": workload.title, "side": name} for name in sides}
+    steps: dict[str, Step] = {}
+    expected: list[Tensor] | None = None
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        weights = workload.build(device).state_dict()
+        for name, reason in sides.items():
+            row = rows[name]
+            if reason is not None:
+                yield row | {"left out": reason}
+                continue
+            try:
+                with at_most(limit), caches_in(Path(folder, SAME_CODE.get(name, name))) as warm:
+                    model = workload.build(device, weights)
+                    step = Step(make_side(name, model, workload, device), workload, workload.arguments(model, device), device)
+                    figures, outcome = first_calls(step, expected)
+            except Exception as error:
+                yield row | {"error": described(error)}
+                continue
+            row |= figures | {"cold": not warm}
+            steps[name] = step
+            expected = outcome if name == "eager" else expected
+        for name, found in in_rounds(steps, runs, seconds):
+            yield rows[name] | found
+
+
+def annotated(workload: Workload, device: str) -> dict[str, int]:
+    """How many layer calls a model of one layer has, by layer name.
+
+    Raises:
+        click.ClickException: If there are none: this transformers and this `kernels` do not go together.
+    """
+    model = workload.build(device, layers=1)
+    with fxkernels.use_kernel_mapping(mapping_of(workload)):
+        _, layers = outcomes(fxkernels.explain(model, **workload.arguments(model, device)))
+    if not layers:
+        raise click.ClickException(f"{workload.name}: no layer of the model is annotated; transformers 5.22.2 needs kernels 0.17.2")
+    return {name: sum(counts.values()) for name, counts in layers.items()}
+
+
+def reasons(workload: Workload, device: str, wanted: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, str | None]:
+    """Each side that is to have a row, with why it is not run, or None."""
+    found: dict[str, str | None] = {}
+    for name in wanted or SIDES:
+        found[name] = workload.left_out.get(name)
+        if device == "cpu" and name in NEEDS_GPU:
+            found[name] = "needs a GPU"
+        if name in left_out or f"{workload.name}:{name}" in left_out:
+            found[name] = "not asked for"
+    return found
+
+
+def start_compiler(device: str) -> None:
+    """Compile something small, so that no side pays for what a process does once: imports, and the processes that compile."""
+    x = torch.ones(64, 64, device=device, requires_grad=True)
+    torch.compile(lambda x: (x @ x).softmax(-1).sum())(x).backward()
+
+
+def make_quiet() -> None:
+    """Keep what peers say about layers without a kernel, and torch about precision, out of the way."""
+    for name in ("kernels", "transformers", "liger_kernel"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|fla\.|liger_kernel\.")
+
+
+@click.command(help=__doc__)
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--size", type=click.Choice(SIZES), help="By default full on a GPU, small on a CPU.")
+@click.option("--layers", type=int, help="Of each model, instead of its usual number.")
+@click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Only these; eager has to be the first.")
+@click.option("--leave-out", multiple=True, metavar="[WORKLOAD:]SIDE", help="Not these.")
+@click.option("--runs", default=5, show_default=True, help="Rounds.")
+@click.option("--seconds", default=0.15, show_default=True, help="About how long a side runs in a round.")
+@click.option("--limit", default=150, show_default=True, help="Seconds that the first calls of a side may take.")
+@click.option("--threads", type=int, help="Threads of torch; by default its own choice. One is steadier where other programs run.")
+@click.option("--until", default=0, help="No further workload is started after so many seconds; 0 is never.")
+def main(
+    names: tuple[str, ...],
+    device: str,
+    size: str | None,
+    layers: int | None,
+    sides: tuple[str, ...],
+    leave_out: tuple[str, ...],
+    runs: int,
+    seconds: float,
+    limit: int,
+    threads: int | None,
+    until: int,
+) -> None:
+    start = time.monotonic()
+    make_quiet()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # Sides run the same code of transformers, each with a model of its own, and each has to be compiled.
+    torch._dynamo.config.recompile_limit = 64
+    start_compiler(device)
+    told = origin(PACKAGES) | {"runs": runs}
+    for workload in workloads(size or ("full" if device == "cuda" else "small"), layers):
+        if names and workload.name not in names:
+            continue
+        wanted = reasons(workload, device, sides, leave_out)
+        if until and time.monotonic() - start > until:
+            wanted = dict.fromkeys(wanted, "no time was left")
+        else:
+            told["annotated in a layer"] = annotated(workload, device)
+            free_memory(device)
+        for row in cells(workload, wanted, device, runs, seconds, limit):
+            print_row(row | told)
+        free_memory(device)
+
+
+if __name__ == "__main__":
+    main()
