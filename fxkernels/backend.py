@@ -33,6 +33,7 @@ from .passes.rewrite import rewrite
 from .report.counters import RunCounters, counted
 from .report.model import Report
 from .report.recorder import About, Recorder
+from .selection import Inner, Select
 from .target import Target
 from .versions import installed_versions
 
@@ -130,18 +131,22 @@ class HubKernels:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
         # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
         with self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
-            plans = self.rewrite(gm)
+            plans = self.rewrite(gm, mode)
         if self.session.runner is not None:
             return self.session.runner(gm)
-        inner = self.options.inner if self.options.edit else _torch.inner_compiler("eager", None, None)
-        if not callable(inner):
-            inner = _torch.inner_compiler(inner, mode or self.options.inner_mode, self.options.inner_options)
+        inner = self.options.inner_in(mode) if self.options.edit else Inner("eager")
+        compiler = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
         with _torch.cacheable(gm):
-            compiled = inner(gm, example_inputs)
+            compiled = compiler(gm, example_inputs)
         return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for plan in plans for call, decision in plan])
 
-    def rewrite(self, gm: fx.GraphModule) -> list[Plan]:
-        """Plan all calls of the graph and of the graphs nested in it, then edit, record and log. Return the plans."""
+    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> list[Plan]:
+        """Plan all calls of the graph and of the graphs nested in it, then edit, record and log. Return the plans.
+
+        Args:
+            gm: The graph.
+            mode: The mode that `torch.compile` was given, for the inner compiler.
+        """
         deciders: dict[HubKernels, Decider] = {}
         counts: Counter[Hashable] = Counter()
         plans: list[tuple[fx.GraphModule, Plan]] = []
@@ -150,30 +155,34 @@ class HubKernels:
             def decide(call: LayerCall, owner: fx.GraphModule = owner) -> Decision:
                 backend: HubKernels = call.site.owner
                 if backend not in deciders:
-                    deciders[backend] = Decider(backend.session.chooser, backend.request())
+                    deciders[backend] = Decider(backend.session.chooser, backend.request(mode))
                 return deciders[backend].decide(call, owner)
 
             plans.append((owner, plan_rewrites(find_layer_calls(owner.graph, counts), decide)))
         for backend in dict.fromkeys((self, *deciders)):
             backend.conclude(gm, [entry for _, plan in plans for entry in plan if entry[0].site.owner is backend])
         for backend in self.session.also:
-            backend.conclude(gm, backend.plan_again(plans))
+            backend.conclude(gm, backend.plan_again(plans, mode))
         for owner, plan in plans:
             if len(plan):
                 rewrite(owner.graph, plan if self.options.edit else Plan(tuple((call, Decision("missed")) for call, _ in plan)))
                 owner.recompile()
         return [plan for _, plan in plans]
 
-    def plan_again(self, plans: list[tuple[fx.GraphModule, Plan]]) -> list[tuple[LayerCall, Decision]]:
+    def plan_again(self, plans: list[tuple[fx.GraphModule, Plan]], mode: str | None = None) -> list[tuple[LayerCall, Decision]]:
         """Decide calls that another backend has captured and decided for itself, as this one would."""
-        decider = Decider(self.session.chooser, self.request())
+        decider = Decider(self.session.chooser, self.request(mode))
         entries: list[tuple[LayerCall, Decision]] = []
         for owner, plan in plans:
             entries += plan_rewrites([call for call, _ in plan], functools.partial(decider.decide, owner=owner))
         return entries
 
-    def request(self) -> Request:
-        """What is asked for, with the mapping as it is now."""
+    def request(self, mode: str | None = None) -> Request:
+        """What is asked for, with the mapping as it is now.
+
+        Args:
+            mode: The mode that `torch.compile` was given, for the inner compiler.
+        """
         options = self.options
         return Request(
             mapping=self.mapping,
@@ -188,6 +197,8 @@ class HubKernels:
             triton=dict(installed_versions()).get("triton"),
             only=options.only,
             exclude=options.exclude,
+            select=options.select,
+            inner=options.inner_in(mode),
             runs=options.edit,
             elsewhere=options.target is not None,
         )
@@ -221,6 +232,8 @@ def hubkernels(
     verify: Verify | None = None,
     on_depends: OnDepends = "guard",
     counters: bool = False,
+    select: Select | None = None,
+    select_budget: float = 120.0,
 ) -> HubKernels:
     """Return a backend for ``torch.compile(model, backend=...)``. It can be copied and pickled; `.report` says what it did.
 
@@ -243,6 +256,11 @@ def hubkernels(
         on_depends: What happens where a kernel's constraints depend on dynamic sizes: ``"guard"`` uses it for those sizes that meet them,
             ``"miss"`` does not use it.
         counters: Whether to count how often each call runs its kernel or the original layer; see `HubKernels.counters`.
+        select: Which of the kernels that fit a call is taken: ``"first"``, the one that the mapping prefers, or ``"measured"``, the
+            fastest one here, if it is faster than what the inner compiler makes of the layer itself, with the operations around the call
+            that it would fuse. By default ``"measured"`` for calls on a GPU where the inner compiler is Inductor, else ``"first"``.
+        select_budget: How many seconds may be spent on measuring, for this backend. What is known is kept on disk; a call for which the
+            budget is used up keeps the original layer.
 
     Raises:
         ValueError, TypeError: For a mapping, mode or flag that makes no sense, see `KernelMapping.of`.
@@ -269,6 +287,8 @@ def hubkernels(
                 "verify": verify,
                 "on_depends": on_depends,
                 "counters": counters,
+                "select": select,
+                "select_budget": select_budget,
             }
         )
     )

@@ -61,8 +61,8 @@ class _Asking(HubKernels):
         options = replace(options, inner=self._answering, on_depends="guard", fuel=None, calls=None)
         super().__init__(options, Session(chooser=replace(chooser, fuel=Fuel())))
 
-    def request(self) -> Request:
-        return replace(super().request(), compiled=False)
+    def request(self, mode: str | None = None) -> Request:
+        return replace(super().request(mode), compiled=False)
 
     def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]]) -> None:
         self.entries = entries

@@ -21,6 +21,7 @@ from .kernels.loader import KernelLoader
 from .kernels.lowering.lowering import BACKWARDS, Backward
 from .mapping import KernelMapping
 from .mode import Mode
+from .selection import SELECTS, Budget, Inner, Select
 from .target import Target
 
 
@@ -52,11 +53,17 @@ class Options:
     fuel: int | None = None
     calls: frozenset[str] | None = None
     counters: bool = False
+    select: Select | None = None
+    select_budget: float = 120.0
 
     @property
     def compiled(self) -> bool:
         """Whether the inner compiler traces what it gets, instead of running it as it is."""
         return not _torch.is_eager(self.inner)
+
+    def inner_in(self, mode: str | None) -> Inner:
+        """The inner compiler, with the mode that `torch.compile` was given where there is one."""
+        return Inner(self.inner, mode or self.inner_mode, self.inner_options)
 
     def loader(self) -> KernelLoader:
         """Return a new loader of kernels: through the lock, where there is one; of what is cached, where nothing is carried out."""
@@ -69,12 +76,12 @@ class Options:
         """Return a new memory of kernels that are chosen for this machine, or for the target that was asked for."""
         target = self.target
         target_of = Target.of_machine if target is None else lambda device: target
-        return Chooser(target_of, self.loader(), fuel=Fuel(self.fuel, self.calls))
+        return Chooser(target_of, self.loader(), fuel=Fuel(self.fuel, self.calls), budget=Budget(self.select_budget))
 
 
 PUBLIC_OPTIONS = (
     *("inner", "inner_mode", "inner_options", "mapping", "kernel_mode", "use_fallback", "only", "exclude", "lockfile"),
-    *("opaque", "backward", "verify", "on_depends", "counters"),
+    *("opaque", "backward", "verify", "on_depends", "counters", "select", "select_budget"),
 )
 
 
@@ -115,6 +122,11 @@ def options_of(given: dict[str, Any]) -> Options:
         raise TypeError(f"counters= is True or False, not {values['counters']!r}")
     if values.get("on_depends", "guard") not in get_args(OnDepends):
         raise ValueError(f"on_depends= is {' or '.join(map(repr, get_args(OnDepends)))}, not {values['on_depends']!r}")
+    if values.get("select") not in (None, *SELECTS):
+        raise ValueError(f"select= is {' or '.join(map(repr, SELECTS))}, not {values['select']!r}")
+    budget = values.get("select_budget", 0)
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not budget >= 0:
+        raise ValueError(f"select_budget= is a number of seconds, not {budget!r}")
     if not (isinstance(values.get("inner", ""), str) or callable(values["inner"])):
         raise TypeError(f"inner= is the name of a backend or a callable, not {values['inner']!r}")
     return Options(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -36,27 +36,32 @@ def structure(call: LayerCall) -> Hashable:
     Regions of identical layers share one reference this way. A region that reads a constant of its graph equals no other, and neither does
     one with an argument of an unknown type. The value refers to no graph, so it can be kept longer than one.
     """
-    return _structure(call, _inputs(call))
+    return structure_of(call.operations, external_inputs(call), call.outputs)
+
+
+def structure_of(operations: Iterable[fx.Node], inputs: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> Hashable:
+    """Return the same for any operations of a graph that read nothing but each other and the inputs."""
+    return _structure(operations, _numbered(inputs), outputs)
 
 
 def form(call: LayerCall) -> Hashable:
     """Return a value that is equal for two calls exactly if, besides their `structure`, they mark the same inputs in the same places."""
-    values = _inputs(call)
-    return _key(call.enter.args, values), _structure(call, values)
+    values = _numbered(external_inputs(call))
+    return _key(call.enter.args, values), _structure(call.operations, values, call.outputs)
 
 
-def _inputs(call: LayerCall) -> dict[fx.Node, Hashable]:
-    return {node: (fx.Node, number) for number, node in enumerate(external_inputs(call))}
+def _numbered(inputs: Iterable[fx.Node]) -> dict[fx.Node, Hashable]:
+    return {node: (fx.Node, number) for number, node in enumerate(inputs)}
 
 
-def _structure(call: LayerCall, values: dict[fx.Node, Hashable]) -> Hashable:
+def _structure(operations: Iterable[fx.Node], values: dict[fx.Node, Hashable], outputs: Iterable[fx.Node]) -> Hashable:
     steps: list[Hashable] = [len(values)]
-    for node in call.operations:
+    for node in operations:
         values[node] = (fx.Node, len(values))
         op, target, kwargs = node.op, node.target, node.kwargs
         args = tuple([values[arg] if type(arg) is fx.Node else _key(arg, values) for arg in node.args])
         steps.append((op, object() if op in ("get_attr", "call_module") else target, args, _key(kwargs, values) if kwargs else None))
-    return (*steps, tuple([values.get(node) for node in call.outputs]))
+    return (*steps, tuple([values.get(node) for node in outputs]))
 
 
 _BY_VALUE = frozenset((bool, int, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None), type(...)))

@@ -160,13 +160,12 @@ def _choices(
     """Values for the symbols in the inputs: those of the call, the smallest, one that is no multiple of 8, and each of them large."""
     sizes: dict[Any, tuple[int, int, int]] = {}
     numbers: dict[Any, float] = {}
+    present = sizes_now(inputs)
+    if present is None:
+        return "a size of its inputs is known only when it runs"
     for found in _sizes(inputs):
-        if found.node.hint is None:
-            return "a size of its inputs is known only when it runs"
         for symbol in found.node.expr.free_symbols:
-            value = found.node.shape_env.backed_var_to_val.get(symbol)
-            if value is None:
-                return "a size of its inputs is known only when it runs"
+            value = present[symbol]
             allowed = found.node.shape_env.var_to_range.get(symbol)
             if isinstance(found, torch.SymFloat):
                 numbers[symbol] = float(value)
@@ -185,6 +184,18 @@ def _choices(
             choices.append(choice)
     ranges = [[choice[symbol] for choice in choices if choice[symbol]] for symbol in sizes]
     return choices, tuple((min(values), max(values)) for values in ranges)
+
+
+def sizes_now(inputs: Sequence[Any]) -> dict[Any, Any] | None:
+    """Return what the symbols in the sizes of example values stand for in this capture; None if one is known only when the graph runs."""
+    values: dict[Any, Any] = {}
+    for found in _sizes(inputs):
+        for symbol in found.node.expr.free_symbols:
+            value = found.node.shape_env.backed_var_to_val.get(symbol)
+            if value is None or found.node.hint is None:
+                return None
+            values[symbol] = float(value) if isinstance(found, torch.SymFloat) else int(value)
+    return values
 
 
 def _is_possible(inputs: Sequence[Any], choice: Mapping[Any, Any]) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from ..kernels.bound import Bound
+from ..kernels.call import KernelCall
 from ..kernels.layer import KernelLayer
 from ..kernels.lowering.autocast import current_dtype, dtype_at, has_regions
 from ..kernels.lowering.case import Case, input_names
@@ -20,6 +21,7 @@ from ..passes.alias import Memory
 from ..passes.gate import Candidate, Gate
 from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
+from ..passes.neighbourhood import Neighbourhood, Neighbours
 from ..passes.plan import Decision, Replacement
 from ..passes.reference import form, reference_of
 from ..passes.region import example, external_inputs, only_computes, why_not_replaceable
@@ -28,6 +30,7 @@ from ..report.operations_of import Description
 from .asking import Answer, Asking, asked
 from .call_gates import device_of_call, is_excluded, is_not_mapped, is_not_the_annotated_one, is_on_another_device, mode_of
 from .memory import Chooser
+from .profit import Weighing
 from .request import Request
 
 _WANTED, _ANNOTATED, _REPLACEABLE = Gate("filter"), Gate("annotation"), Gate("region")
@@ -42,6 +45,7 @@ class _Verdict:
     candidates: tuple[Candidate, ...] = ()
     taken: Answer | None = None
     reference: fx.GraphModule | None = None
+    answers: tuple[Answer, ...] = ()
     descriptions: dict[tuple[int, ...] | None, Described] = field(default_factory=dict)
     """By the positions of the inputs that are copied first; None where no kernel is called."""
 
@@ -57,6 +61,7 @@ class Decider:
     _memories: dict[fx.Graph, Memory] = field(default_factory=dict)
     _sets_autocast: dict[fx.Graph, bool] = field(default_factory=dict)
     _irreplaceable: dict[Hashable, Described] = field(default_factory=dict)
+    _neighbours: dict[fx.Graph, Neighbours] = field(default_factory=dict)
 
     def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
         """Return the decision for one call, by itself.
@@ -88,7 +93,30 @@ class Decider:
         verdict = self._verdicts.get(full_key)
         if verdict is None:
             verdict = self._verdicts[full_key] = self._judge(call, owner, full_key, autocast)
+        if verdict.taken is not None and self.request.measures(device_of_call(call)):
+            verdict = self._weighed(verdict, call, owner, full_key, autocast)
         return self._decision(verdict, call, inputs)
+
+    def _weighed(self, verdict: _Verdict, call: LayerCall, owner: fx.GraphModule, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
+        """The verdict on calls that also have neighbours of one form: of the kernels that fit, the one that is worth it is taken."""
+        around = self._around(call)
+        full_key = (key, around.structure, tuple([_metadata(example(node)) for node in around.inputs]))
+        if full_key not in self._verdicts:
+            inputs = external_inputs(call)
+
+            def replacement_of(answer: Answer) -> Replacement:
+                cloned = self._cloned(answer, call, inputs)
+                return Replacement(self._kernel_call(answer, verdict.reference, call, cloned), inputs)
+
+            answers = Weighing(verdict.answers, around, owner, replacement_of, autocast).weighed(self.request, self.chooser.budget)
+            self._verdicts[full_key] = _concluded(verdict.gates, answers, verdict.reference)
+        return self._verdicts[full_key]
+
+    def _around(self, call: LayerCall) -> Neighbourhood:
+        graph = call.enter.graph
+        if graph not in self._neighbours:
+            self._neighbours[graph] = Neighbours(graph)
+        return self._neighbours[graph].of(call)
 
     def _decision(self, verdict: _Verdict, call: LayerCall, inputs: tuple[fx.Node, ...]) -> Decision:
         taken, gates, candidates = verdict.taken, verdict.gates, verdict.candidates
@@ -96,30 +124,43 @@ class Decider:
             described = _described(verdict, call, None)
             return Decision("missed", verdict.misses, gates=gates, candidates=candidates, described=described)
         lowering = taken.chosen.lowering if taken.chosen is not None else None
-        kernel, bound, chosen = taken.kernel, taken.bound, taken.chosen
-        cloned = [position for position in sorted(chosen.written) if self._is_seen(inputs[position], call)] if chosen is not None else []
+        kernel, chosen, cloned = taken.kernel, taken.chosen, self._cloned(taken, call, inputs)
         described = _described(verdict, call, tuple(cloned))
-        if taken.outcome == "unknown" or kernel is None or bound is None or chosen is None or verdict.reference is None:
+        if taken.outcome == "unknown" or kernel is None or chosen is None or verdict.reference is None:
             return Decision("unknown", verdict.misses, kernel, None, lowering, gates, candidates, None, described)
         if (miss := self.chooser.fuel.allows(call.key)) is not None:
             return Decision("excluded", (miss,), gates=(Gate("filter", "failed", miss),), described=_described(verdict, call, None))
-        if lowering is not None and cloned:
-            names = input_names(kernel, bound, len(inputs))
+        if lowering is not None and cloned and taken.bound is not None:
+            names = input_names(kernel, taken.bound, len(inputs))
             lowering = replace(lowering, clones=tuple(names[position] for position in cloned))
         if chosen.opaque is not None:
             chosen.opaque.used_at(call.key)
+        replacement = Replacement(self._kernel_call(taken, verdict.reference, call, cloned), inputs)
+        return Decision("rewritten", verdict.misses, kernel, replacement, lowering, gates, candidates, taken.admitted, described)
+
+    def _cloned(self, answer: Answer, call: LayerCall, inputs: tuple[fx.Node, ...]) -> list[int]:
+        """Positions of the inputs of which the kernel gets a copy, as it overwrites them and somebody would notice."""
+        written = answer.chosen.written if answer.chosen is not None else frozenset()
+        return [position for position in sorted(written) if self._is_seen(inputs[position], call)]
+
+    def _kernel_call(self, answer: Answer, reference: fx.GraphModule | None, call: LayerCall, cloned: list[int]) -> KernelCall:
+        """What stands in the graph where a kernel takes the place of a call."""
+        kernel, bound, chosen = answer.kernel, answer.bound, answer.chosen
+        assert kernel is not None
+        assert bound is not None
+        assert chosen is not None
+        assert reference is not None
         differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
         target = bound.kernel_call(
-            *(kernel, call.key, verdict.reference, len(call.outputs), differentiable),
+            *(kernel, call.key, reference, len(call.outputs), differentiable),
             recompute=chosen.recompute,
             cloned=cloned,
             operators=chosen.opaque,
-            launches=lowering is not None and lowering.name == "triton",
+            launches=chosen.lowering is not None and chosen.lowering.name == "triton",
         )
         if chosen.opaque is not None:
             target.cache_key = digest(call.key, chosen.opaque.key, repr((chosen.recompute, differentiable)))
-        replacement = Replacement(target, inputs)
-        return Decision("rewritten", verdict.misses, kernel, replacement, lowering, gates, candidates, taken.admitted, described)
+        return target
 
     def _is_seen(self, value: fx.Node, call: LayerCall) -> bool:
         """Whether somebody would notice that the kernel overwrites the value."""
@@ -161,13 +202,20 @@ class Decider:
         asking = Asking(
             self.chooser, self.request, call, target, key, lambda kernel, bound: _case(kernel, bound, call, reference, autocast)
         )
-        candidates: list[Candidate] = []
+        answers: list[Answer] = []
         for entry in entries:
-            answer = asking.ask(entry.repository)
-            candidates.append(answer.candidate)
-            if answer.outcome != "failed":
-                return _Verdict(gates, _misses(candidates), tuple(candidates), answer, reference)
-        return _Verdict(gates, _misses(candidates), tuple(candidates))
+            answers.append(asking.ask(entry.repository))
+            if answers[-1].outcome != "failed" and not self.request.measures(device):
+                break
+        return _concluded(gates, tuple(answers), reference)
+
+
+def _concluded(gates: tuple[Gate, ...], answers: tuple[Answer, ...], reference: fx.GraphModule | None) -> _Verdict:
+    """The verdict that candidates' answers come to: the last one that did not fail is taken, if there is one."""
+    candidates = tuple([answer.candidate for answer in answers])
+    taken = next((answer for answer in reversed(answers) if answer.outcome != "failed"), None)
+    misses = tuple([candidate.miss for candidate in candidates if candidate.miss is not None])
+    return _Verdict(gates, misses, candidates, taken, reference, answers)
 
 
 def _described(verdict: _Verdict, call: LayerCall, cloned: tuple[int, ...] | None) -> Described:
@@ -189,10 +237,6 @@ def _values(call: LayerCall, inputs: tuple[fx.Node, ...]) -> tuple[Hashable, ...
 
 def _missed(gates: tuple[Gate, ...], name: str, miss: Miss) -> _Verdict:
     return _Verdict((*gates, asked(name, miss)), (miss,))
-
-
-def _misses(candidates: list[Candidate]) -> tuple[Miss, ...]:
-    return tuple([candidate.miss for candidate in candidates if candidate.miss is not None])
 
 
 def _case(kernel: KernelLayer, bound: Bound, call: LayerCall, reference: fx.GraphModule, autocast: torch.dtype | None) -> Case:

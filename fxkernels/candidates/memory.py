@@ -10,6 +10,7 @@ from ..fuel import Fuel
 from ..kernels.loader import KernelLoader
 from ..kernels.lowering.choose import Chosen
 from ..passes.gate import Gate
+from ..selection import Budget
 from ..target import Target
 
 
@@ -34,6 +35,7 @@ class Chooser:
 
     Args:
         target_of: From a device type to the target.
+        budget: What may be spent on timing kernels.
     """
 
     target_of: Callable[[str], Target]
@@ -41,6 +43,7 @@ class Chooser:
     fuel: Fuel = field(default_factory=Fuel)
     targets: dict[str, Target] = field(default_factory=dict)
     shown: dict[Hashable, Shown] = field(default_factory=dict)
+    budget: Budget = field(default_factory=lambda: Budget(0.0))
 
     def target(self, device: str) -> Target:
         """Return the target for a device type."""

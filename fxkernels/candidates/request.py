@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..admission import Verify
 from ..constrained import OnDepends
 from ..kernels.lowering.lowering import Backward
 from ..mapping import KernelMapping
 from ..mode import Mode
+from ..selection import Inner, Select
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Request:
         triton: Triton's version, of which kernels may demand something; None if it is not installed.
         only: Globs of module paths; where given, other calls are excluded.
         exclude: Globs of module paths that are excluded.
+        select: Who chooses between the kernels that fit and the original layer; None leaves that to the inner compiler and the device.
+        inner: The inner compiler, with which kernels are timed.
         runs: Whether gates may run kernels and fetch files. Where they may not, what only that could answer is unknown.
         elsewhere: Whether the target is not this machine, so that its kernels may not even be importable here.
     """
@@ -44,5 +47,15 @@ class Request:
     triton: str | None = None
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    select: Select | None = None
+    inner: Inner = field(default_factory=Inner)
     runs: bool = True
     elsewhere: bool = False
+
+    def measures(self, device: str) -> bool:
+        """Whether kernels for calls on this type of device are chosen by their times. By default where Inductor compiles for a GPU: its own
+        code is as fast as a kernel often enough, which that of other compilers is not.
+        """
+        if self.select is not None:
+            return self.select == "measured"
+        return device == "cuda" and self.compiled and self.inner.is_inductor

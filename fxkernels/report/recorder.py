@@ -33,9 +33,10 @@ def last_report() -> Report | None:
 def publish(report: Report) -> None:
     """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
     _thread.report = report
-    # Calls that the user has left out himself are no surprise.
+    # Calls that the user has left out himself are no surprise, and neither are those for which the compiler's own code was faster.
     left_out = bool(report.calls) and report.counts["excluded"] == len(report.calls)
-    expected = report.rewritten or report.counts["unknown"] or left_out
+    compared = any(call.miss is not None and call.miss.code == "not_profitable" for call in report.calls)
+    expected = report.rewritten or report.counts["unknown"] or left_out or compared
     _log.log(logging.INFO if expected else logging.WARNING, "%s", report.summary)
     trace(report)
 

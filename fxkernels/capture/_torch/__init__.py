@@ -5,6 +5,7 @@ Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py
 """
 
 from .alone import by_itself, compiled_alone, fake_mode, fakes_of, outside_of_traces
+from .apart import apart, is_inductor, replays_cuda_graphs, timed_compiler
 from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
 from .caching import cacheable
 from .compiled_module import compiled_module
@@ -62,6 +63,7 @@ __all__ = [
     "Variable",
     "Watched",
     "add_marker",
+    "apart",
     "as_if_compiling",
     "attribute",
     "by_itself",
@@ -84,6 +86,7 @@ __all__ = [
     "inner_compiler",
     "install",
     "is_eager",
+    "is_inductor",
     "is_wrapper_subclass",
     "isinstance_lazy",
     "local_variable",
@@ -94,12 +97,14 @@ __all__ = [
     "peek",
     "realized",
     "recording_autograd",
+    "replays_cuda_graphs",
     "run_for_real",
     "run_on_fakes",
     "set_backend",
     "sizes_marked_dynamic",
     "state_guard",
     "tensor_guard",
+    "timed_compiler",
     "type_name",
     "unpacked",
     "unpacked_keywords",

@@ -1,0 +1,86 @@
+"""What is timed: the neighbourhood of a call as the inner compiler makes it, without a kernel and with each that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..admission.request import Inputs
+from ..capture import _torch
+from ..kernels.lowering.names import text_of_value
+
+
+@dataclass(frozen=True, eq=False)
+class Inner:
+    """The compiler that gets the rewritten graphs, as a value.
+
+    Args:
+        compiler: The name of a registered backend, or a callable like one.
+        mode: Its mode.
+        options: Its options.
+    """
+
+    compiler: str | Callable[..., Any] = "inductor"
+    mode: str | None = None
+    options: dict[str, Any] | None = None
+
+    @property
+    def is_inductor(self) -> bool:
+        """Whether it is Inductor."""
+        return _torch.is_inductor(self.compiler)
+
+    @property
+    def replays(self) -> bool:
+        """Whether what it makes is run by replaying CUDA graphs."""
+        return _torch.replays_cuda_graphs(self.compiler, self.mode, self.options)
+
+    def compile(self, gm: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        """Return what it makes of a graph that is to be timed; see `timed_compiler`. The graph is the compiler's afterwards."""
+        compiler = _torch.timed_compiler(self.compiler, self.mode, self.options)
+        with _torch.cacheable(gm):
+            compiled: Callable[..., Any] = compiler(gm, inputs)
+            return compiled
+
+    def __str__(self) -> str:
+        if not isinstance(self.compiler, str):
+            return "inductor" if self.is_inductor else text_of_value(self.compiler)
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted((self.options or {}).items()))
+        return " ".join(part for part in (self.compiler, self.mode, f"({options})" if options else "") if part)
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """One form of call and the kernels that fit it.
+
+    Args:
+        original: Returns the neighbourhood as a graph from inputs to a tuple of outputs; a new one at each call, since compilers edit it.
+        kernels: The same with a kernel in it, by what tells the kernel from all others: identity, state and how it is called.
+        inputs: What goes in, without values.
+        gradient: Whether a gradient flows through it; then the backward is timed too.
+        device: Where it runs.
+        inner: The compiler.
+        autocast: The dtype to which autocast is set there; None if it is off.
+        path: Module path of the first call of this form, for whoever waits.
+        around: How many operations of the neighbourhood are not the call's own.
+    """
+
+    original: Callable[[], fx.GraphModule]
+    kernels: Mapping[str, Callable[[], fx.GraphModule]]
+    inputs: Inputs
+    gradient: bool
+    device: torch.device
+    inner: Inner
+    autocast: torch.dtype | None = None
+    path: str = ""
+    around: int = 0
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What reports call the kernels."""
+
+    @property
+    def direction(self) -> str:
+        """What is timed, in words."""
+        return "forward and backward" if self.gradient else "forward"

@@ -1,0 +1,99 @@
+"""Times on disk, so that a form of call is timed once for each kind of machine, and not once for each process.
+
+They lie beside the records of admission, in ``timed`` below the cache directory, and are read first from ``timed`` below the directory that
+``FXKERNELS_RECORDS`` names: that is how other machines of the kind get them. They hold no dates and no paths.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..admission.records import VARIABLE
+from ..cache_directory import cache_directory, read_record, write_record
+from ..kernels.lowering.names import text_of_graph
+from .contest import Contest
+from .measured import Measured
+
+_log = logging.getLogger("fxkernels")
+
+FORMAT = 1
+"""Raised when something else is timed than before."""
+
+_UNSTABLE = " of this process)"  # how kernels/lowering/names.py marks what has no stable text
+
+
+def key_of(contest: Contest) -> str | None:
+    """Return a hash of everything on which the times depend; None for a contest that no other process could hold again."""
+    parts = {
+        "format": FORMAT,
+        "device": device_name(contest.device),
+        "versions": [torch.__version__, _version("triton")],
+        "inner": str(contest.inner),
+        "graph": text_of_graph(contest.original()),
+        "inputs": [f"{value!r}" for value in contest.inputs],
+        "kernels": sorted(contest.kernels),
+        "gradient": contest.gradient,
+        "autocast": str(contest.autocast),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+    text = json.dumps(parts, sort_keys=True)
+    return None if _UNSTABLE in text or " at 0x" in text else hashlib.sha256(text.encode()).hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """Return what kind of device it is: times hold for its kind, not for all of its capability."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def read(key: str) -> Measured | None:
+    """Return the times that are kept under a key, if they can be read."""
+    named = os.environ.get(VARIABLE)
+    for place in ([Path(named).expanduser() / "timed"] if named else []) + [cache_directory() / "timed"]:
+        content = read_record(_path(place, key))
+        if content is None or content.get("format") != FORMAT or content.get("key") != key:
+            continue
+        try:
+            return Measured.from_dict(content)
+        except ValueError as error:
+            _log.warning("times of kernels in %s cannot be read and will be measured anew: %s", _path(place, key), error)
+    return None
+
+
+def write(key: str, contest: Contest, measured: Measured) -> None:
+    """Keep times. Where that is not possible, a warning says so."""
+    told: dict[str, Any] = {
+        "device": device_name(contest.device),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "inner": str(contest.inner),
+        "inputs": [str(value) for value in contest.inputs],
+        "direction": contest.direction,
+        "around": contest.around,
+    }
+    try:
+        write_record(_path(cache_directory() / "timed", key), {"format": FORMAT, "key": key, **told, **measured.as_dict()})
+    except OSError as error:
+        _log.warning("the times of kernels at %s cannot be kept, so they will be measured again: %s", contest.path, error)
+
+
+def _path(place: Path, key: str) -> Path:
+    return place / key[:2] / f"{key}.json"
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
