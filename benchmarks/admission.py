@@ -124,9 +124,9 @@ class Planning(HubKernels):
 
     graph: fx.GraphModule
 
-    def rewrite(self, gm: fx.GraphModule) -> Any:
+    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> Any:
         self.graph = copy.deepcopy(gm)
-        return super().rewrite(gm)
+        return super().rewrite(gm, mode)
 
     def seconds_per_call(self) -> float:
         """How long it takes, per layer call, to decide the calls of that graph once more, as those of a further graph."""

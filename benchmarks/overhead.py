@@ -229,7 +229,7 @@ def marked_graph() -> fx.GraphModule:
     kept: list[fx.GraphModule] = []
 
     class Capture(HubKernels):
-        def rewrite(self, gm: fx.GraphModule) -> list[Any]:
+        def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> list[Any]:
             kept.append(gm)
             return []
 

@@ -34,6 +34,7 @@ from .report.counters import RunCounters, counted
 from .report.model import Report
 from .report.recorder import About, Recorder
 from .selection import Inner, Select
+from .selection.tuned_plan import TunedPlan
 from .target import Target
 from .versions import installed_versions
 
@@ -199,12 +200,15 @@ class HubKernels:
             exclude=options.exclude,
             select=options.select,
             inner=options.inner_in(mode),
+            plan=options.plan,
             runs=options.edit,
             elsewhere=options.target is not None,
         )
 
     def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]]) -> None:
         """Record what was decided for this backend's calls, and raise if a call may not keep its original layer."""
+        for sentence in self.session.chooser.misfits:
+            self.session.recorder.note(sentence)
         self.session.recorder.record(_torch.compile_key(), gm, entries, _torch.graph_break_reason(gm))
         missed = [(call.key, call.site.layer_name, decision.misses) for call, decision in entries if decision.status == "missed"]
         check_fallback(self.options.use_fallback, missed)
@@ -234,6 +238,7 @@ def hubkernels(
     counters: bool = False,
     select: Select | None = None,
     select_budget: float = 120.0,
+    plan: str | Path | TunedPlan | None = None,
 ) -> HubKernels:
     """Return a backend for ``torch.compile(model, backend=...)``. It can be copied and pickled; `.report` says what it did.
 
@@ -261,6 +266,8 @@ def hubkernels(
             that it would fuse. By default ``"measured"`` for calls on a GPU where the inner compiler is Inductor, else ``"first"``.
         select_budget: How many seconds may be spent on measuring, for this backend. What is known is kept on disk; a call for which the
             budget is used up keeps the original layer.
+        plan: A file that ``fxkernels tune`` has written, read now: it says which kernel runs where, and nothing is measured. What of it
+            does not fit any more (another version, device or input, a kernel that is gone) keeps the original layer, and a warning says so.
 
     Raises:
         ValueError, TypeError: For a mapping, mode or flag that makes no sense, see `KernelMapping.of`.
@@ -289,6 +296,7 @@ def hubkernels(
                 "counters": counters,
                 "select": select,
                 "select_budget": select_budget,
+                "plan": plan,
             }
         )
     )

@@ -22,6 +22,7 @@ from .kernels.lowering.lowering import BACKWARDS, Backward
 from .mapping import KernelMapping
 from .mode import Mode
 from .selection import SELECTS, Budget, Inner, Select
+from .selection.tuned_plan import TunedPlan, plan_of
 from .target import Target
 
 
@@ -55,6 +56,7 @@ class Options:
     counters: bool = False
     select: Select | None = None
     select_budget: float = 120.0
+    plan: TunedPlan | None = None
 
     @property
     def compiled(self) -> bool:
@@ -81,7 +83,7 @@ class Options:
 
 PUBLIC_OPTIONS = (
     *("inner", "inner_mode", "inner_options", "mapping", "kernel_mode", "use_fallback", "only", "exclude", "lockfile"),
-    *("opaque", "backward", "verify", "on_depends", "counters", "select", "select_budget"),
+    *("opaque", "backward", "verify", "on_depends", "counters", "select", "select_budget", "plan"),
 )
 
 
@@ -124,6 +126,10 @@ def options_of(given: dict[str, Any]) -> Options:
         raise ValueError(f"on_depends= is {' or '.join(map(repr, get_args(OnDepends)))}, not {values['on_depends']!r}")
     if values.get("select") not in (None, *SELECTS):
         raise ValueError(f"select= is {' or '.join(map(repr, SELECTS))}, not {values['select']!r}")
+    if values.get("plan") is not None:
+        values["plan"] = plan_of(values["plan"])
+        if values.get("select") is not None:
+            raise ValueError("plan= says which kernel runs where, and select= who chooses: give one of the two")
     budget = values.get("select_budget", 0)
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not budget >= 0:
         raise ValueError(f"select_budget= is a number of seconds, not {budget!r}")

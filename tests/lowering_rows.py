@@ -47,7 +47,7 @@ class Row:
 
     def backend(self, device: str, **options: Any) -> HubKernels:
         """A backend with this row's kernels."""
-        return hubkernels(mapping=self.mapping(device), **options)
+        return hubkernels(mapping=self.mapping(device), select="first", **options)
 
     def why_unavailable(self, device: str) -> str | None:
         """Why it cannot be tested on a device type, if it cannot."""

@@ -30,6 +30,7 @@ from ..report.operations_of import Description
 from .asking import Answer, Asking, asked
 from .call_gates import device_of_call, is_excluded, is_not_mapped, is_not_the_annotated_one, is_on_another_device, mode_of
 from .memory import Chooser
+from .planned import Planned
 from .profit import Weighing
 from .request import Request
 
@@ -62,6 +63,11 @@ class Decider:
     _sets_autocast: dict[fx.Graph, bool] = field(default_factory=dict)
     _irreplaceable: dict[Hashable, Described] = field(default_factory=dict)
     _neighbours: dict[fx.Graph, Neighbours] = field(default_factory=dict)
+    _planned: Planned | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        plan = self.request.plan
+        self._planned = Planned(plan, self.request.inner, self.chooser.misfit) if plan is not None else None
 
     def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
         """Return the decision for one call, by itself.
@@ -89,6 +95,7 @@ class Decider:
         full_key = (
             *(key, values, autocast, call.site.layer_name, call.site.training),
             *(origin.reference, origin.state_key, tuple(origin.opaque.items())),
+            self._planned.entry(call) if self._planned is not None else None,
         )
         verdict = self._verdicts.get(full_key)
         if verdict is None:
@@ -202,6 +209,9 @@ class Decider:
         asking = Asking(
             self.chooser, self.request, call, target, key, lambda kernel, bound: _case(kernel, bound, call, reference, autocast)
         )
+        if self._planned is not None:
+            repositories = [entry.repository for entry in entries]
+            return _concluded(gates, self._planned.answers(self._planned.entry(call), repositories, asking.ask), reference)
         answers: list[Answer] = []
         for entry in entries:
             answers.append(asking.ask(entry.repository))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from ..kernels.lowering.choose import Chosen
 from ..passes.gate import Gate
 from ..selection import Budget
 from ..target import Target
+
+_log = logging.getLogger("fxkernels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,15 @@ class Chooser:
     targets: dict[str, Target] = field(default_factory=dict)
     shown: dict[Hashable, Shown] = field(default_factory=dict)
     budget: Budget = field(default_factory=lambda: Budget(0.0))
+
+    misfits: dict[str, None] = field(default_factory=dict)
+    """What of a tuned plan did not fit, as sentences."""
+
+    def misfit(self, sentence: str) -> None:
+        """Remember what of a tuned plan does not fit, and warn of it once."""
+        if sentence not in self.misfits:
+            self.misfits[sentence] = None
+            _log.warning("%s", sentence)
 
     def target(self, device: str) -> Target:
         """Return the target for a device type."""

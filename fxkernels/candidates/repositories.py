@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..kernels.layer import said_by
+from ..kernels.layer import KernelIdentity, said_by
 
 
 def name_of(repository: Any) -> str:
@@ -23,3 +23,8 @@ def why_not_fetched(repository: Any) -> str | None:
     if type(repository).__module__.partition(".")[0] != "kernels":
         return None
     return "it is loaded by the kernels package, which may fetch it, and nothing is fetched to explain"
+
+
+def kernel_name(identity: KernelIdentity) -> str:
+    """What `name_of` calls the repository that a kernel was loaded from."""
+    return f"{identity.repository}:{identity.layer}"

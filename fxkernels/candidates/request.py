@@ -10,6 +10,7 @@ from ..kernels.lowering.lowering import Backward
 from ..mapping import KernelMapping
 from ..mode import Mode
 from ..selection import Inner, Select
+from ..selection.tuned_plan import TunedPlan
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Request:
         exclude: Globs of module paths that are excluded.
         select: Who chooses between the kernels that fit and the original layer; None leaves that to the inner compiler and the device.
         inner: The inner compiler, with which kernels are timed.
+        plan: A tuned plan, which says instead what runs where.
         runs: Whether gates may run kernels and fetch files. Where they may not, what only that could answer is unknown.
         elsewhere: Whether the target is not this machine, so that its kernels may not even be importable here.
     """
@@ -49,6 +51,7 @@ class Request:
     exclude: tuple[str, ...] = ()
     select: Select | None = None
     inner: Inner = field(default_factory=Inner)
+    plan: TunedPlan | None = None
     runs: bool = True
     elsewhere: bool = False
 
@@ -56,6 +59,8 @@ class Request:
         """Whether kernels for calls on this type of device are chosen by their times. By default where Inductor compiles for a GPU: its own
         code is as fast as a kernel often enough, which that of other compilers is not.
         """
+        if self.plan is not None:
+            return False
         if self.select is not None:
             return self.select == "measured"
         return device == "cuda" and self.compiled and self.inner.is_inductor

@@ -22,6 +22,7 @@ from .explain import explain
 from .info import info
 from .lock import lock
 from .numerics import numerics
+from .tune import tune
 from .verify import verify
 from .versions import versions
 
@@ -41,6 +42,7 @@ def main() -> None:
     Examples:
       fxkernels demo                     rewrites, checks and times a small model
       fxkernels explain mymodel:build    shows what kernels would do in your model
+      fxkernels tune mymodel:build -o plan.json   measures which kernels pay
       fxkernels check plan.json mymodel:build   fails when a kernel was lost
       fxkernels info acme/norms          shows what a kernel repository has
       fxkernels lock                     pins the kernels of a project
@@ -48,5 +50,5 @@ def main() -> None:
     logging.getLogger("fxkernels").addHandler(_SILENT)
 
 
-for command in (demo, explain, numerics, diff, check, download, lock, verify, versions, info, admitted, env):
+for command in (demo, explain, tune, numerics, diff, check, download, lock, verify, versions, info, admitted, env):
     main.add_command(command)

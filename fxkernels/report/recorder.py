@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,12 @@ class Recorder:
         self._limits: dict[str, None] = {}
         self.report = Report(pending=True, ran=counters)
         self.listeners: list[Callable[[Report], None]] = []
+
+    def decisions(self) -> Iterator[tuple[str, CallSite, Decision]]:
+        """Yield every decision of the captured graphs, with the call's key and where it stands."""
+        for captured in self._captured.values():
+            for row in captured.rows:
+                yield f"{row.site.path}#{row.index}", row.site, row.decision
 
     def note(self, sentence: str) -> None:
         """Add a sentence about the capture as a whole."""

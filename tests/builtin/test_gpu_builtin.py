@@ -43,7 +43,7 @@ def test_an_input_with_gaps_is_not_read_as_if_it_had_none(name):
 
 def run_compiled(name: str, dtype: torch.dtype, *, times: int = 1, dynamic: bool | None = None, **options: object) -> None:
     case = CASES[name]
-    backend = hubkernels(mapping={case.layer_name: {"cuda": triton_repository(case.layer_name, "cuda")}}, **options)
+    backend = hubkernels(mapping={case.layer_name: {"cuda": triton_repository(case.layer_name, "cuda")}}, select="first", **options)
     layer, arguments = prepared(case, dtype, rows=33, size=128, device="cuda")
     run = torch.compile(layer, backend=backend, fullgraph=True, dynamic=dynamic)
     for _ in range(times):

@@ -250,12 +250,12 @@ class Watching(HubKernels):
 
     found: list[str]
 
-    def rewrite(self, gm: fx.GraphModule) -> list[Plan]:
+    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> list[Plan]:
         for owner in dynamo.walk_graphs(gm):
             memory = Memory(owner.graph)
             for call in find_layer_calls(owner.graph):
                 self.found.append(f"{call.key}: {memory.witness(call.args[0], call)}")
-        return super().rewrite(gm)
+        return super().rewrite(gm, mode)
 
 
 @pytest.fixture
