@@ -1,15 +1,18 @@
 """How fast are whole models, and what do they take in memory and in compiling: every peer side by side in one process.
 
 One JSON line per cell, printed as soon as it is known: milliseconds of a step, peak memory, seconds of the first call, how far the result
-is from eager's, and of fxkernels' sides what became of the layer calls. A side that fails, is wrong or is left out is a line that says so.
+is from eager's, and of fxkernels' sides what became of the layer calls. A side that fails, is wrong or is left out is a line that says so;
+tracebacks and progress go to stderr.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +21,8 @@ import click
 import torch
 from measure import origin, print_row
 from torch import Tensor
-from whole_models.conditions import at_most, caches_in, free_memory
+from whole_models.apart import in_place
+from whole_models.conditions import at_most, caches_in, forget, turn
 from whole_models.measuring import described, first_calls, in_rounds, outcomes
 from whole_models.sides import NEEDS_GPU, SIDES, make_side, mapping_of
 from whole_models.step import Step
@@ -30,43 +34,85 @@ import fxkernels
 NAMES = [workload.name for workload in workloads("tiny")]
 PACKAGES = ("torch", "triton", "transformers", "kernels", "liger-kernel", "fla-core")
 SAME_CODE = {"reduce-overhead": "inductor", "hubkernels+reduce-overhead": "hubkernels"}
-"""Sides that find the kernels of another one in the cache: their compile time is not that of a first compilation, and is not told."""
+"""Sides that find kernels of another one in the cache: their first call is none with an empty cache."""
+TIMES_KERNELS = frozenset({"hubkernels", "hubkernels+reduce-overhead"})
+"""Sides that time kernels on the GPU before they use them."""
 
 
-def cells(workload: Workload, sides: dict[str, str | None], device: str, runs: int, seconds: float, limit: int) -> Iterator[dict[str, Any]]:
-    """The rows of a workload, each as soon as it is complete.
+@dataclass(frozen=True)
+class Bench:
+    """How the sides of a workload are measured.
 
     Args:
-        workload: What is run.
-        sides: Name of a side -> why it is left out, or None.
         device: ``"cuda"`` or ``"cpu"``.
         runs: Rounds.
         seconds: About how long each side runs in a round.
         limit: How many seconds the first calls of a side may take.
+        turns: A file by which processes that measure at once take turns, see `turn`.
     """
-    rows = {name: {"workload": workload.name, "title": workload.title, "side": name} for name in sides}
-    steps: dict[str, Step] = {}
-    expected: list[Tensor] | None = None
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        weights = workload.build(device).state_dict()
-        for name, reason in sides.items():
-            row = rows[name]
-            if reason is not None:
-                yield row | {"left out": reason}
-                continue
-            try:
-                with at_most(limit), caches_in(Path(folder, SAME_CODE.get(name, name))) as warm:
-                    model = workload.build(device, weights)
-                    step = Step(make_side(name, model, workload, device), workload, workload.arguments(model, device), device)
-                    figures, outcome = first_calls(step, expected)
-            except Exception as error:
-                yield row | {"error": described(error)}
-                continue
-            row |= figures | {"cold": not warm}
-            steps[name] = step
-            expected = outcome if name == "eager" else expected
-        for name, found in in_rounds(steps, runs, seconds):
-            yield rows[name] | found
+
+    device: str
+    runs: int
+    seconds: float
+    limit: int
+    turns: Path | None
+
+    def cells(self, workload: Workload, sides: dict[str, str | None]) -> Iterator[dict[str, Any]]:
+        """The rows of a workload, each as soon as it is complete.
+
+        Args:
+            workload: What is run.
+            sides: Name of a side -> why it is left out, or None.
+        """
+        rows = {name: {"workload": workload.name, "title": workload.title, "side": name} for name in sides}
+        steps: dict[str, Step] = {}
+        expected: list[Tensor] | None = None
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            weights = workload.build(self.device).state_dict()
+            tuned = self.tune(workload, weights, Path(folder, "tuned"))
+            for name, reason in sides.items():
+                if reason is not None:
+                    yield rows[name] | {"left out": reason}
+                    continue
+                try:
+                    with (
+                        turn(self.turns, alone=name in TIMES_KERNELS),
+                        at_most(self.limit),
+                        caches_in(Path(folder, SAME_CODE.get(name, name)), tuned) as warm,
+                    ):
+                        step = self.step(name, workload, weights)
+                        figures, outcome = first_calls(step, expected)
+                except Exception as error:
+                    traceback.print_exc()
+                    yield rows[name] | {"error": described(error)}
+                    continue
+                click.echo(f"{workload.name}, {name}: first call {figures['first call']:.1f} s", err=True)
+                rows[name] |= figures | {"cold": not warm}
+                steps[name] = step
+                expected = outcome if name == "eager" else expected
+            with turn(self.turns, alone=True):
+                for name, found in in_rounds(steps, self.runs, self.seconds):
+                    yield rows[name] | found
+
+    def step(self, name: str, workload: Workload, weights: dict[str, Tensor]) -> Step:
+        """A side with a model and arguments of its own."""
+        model = workload.build(self.device, weights)
+        return Step(make_side(name, model, workload, self.device), workload, workload.arguments(model, self.device), self.device)
+
+    def tune(self, workload: Workload, weights: dict[str, Tensor], folder: Path) -> Path | None:
+        """Run the side that tunes kernels which are everybody's, so that the first to use them does not pay for all; the folder."""
+        if workload.tuned_by is None or self.device == "cpu":
+            return None
+        start = time.monotonic()
+        try:
+            with turn(self.turns, alone=True), at_most(self.limit), caches_in(folder):
+                step = self.step(workload.tuned_by, workload, weights)
+                with in_place(step.side.changes):
+                    step()
+        except Exception:
+            traceback.print_exc()
+        click.echo(f"{workload.name}: tuned in {time.monotonic() - start:.1f} s", err=True)
+        return folder
 
 
 def annotated(workload: Workload, device: str) -> dict[str, int]:
@@ -86,7 +132,9 @@ def annotated(workload: Workload, device: str) -> dict[str, int]:
 def reasons(workload: Workload, device: str, wanted: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, str | None]:
     """Each side that is to have a row, with why it is not run, or None."""
     found: dict[str, str | None] = {}
-    for name in wanted or SIDES:
+    for name in SIDES:
+        if wanted and name not in (*wanted, "eager"):
+            continue
         found[name] = workload.left_out.get(name)
         if device == "cpu" and name in NEEDS_GPU:
             found[name] = "needs a GPU"
@@ -95,7 +143,7 @@ def reasons(workload: Workload, device: str, wanted: tuple[str, ...], left_out: 
     return found
 
 
-def start_compiler(device: str) -> None:
+def start(device: str) -> None:
     """Compile something small, so that no side pays for what a process does once: imports, and the processes that compile."""
     x = torch.ones(64, 64, device=device, requires_grad=True)
     torch.compile(lambda x: (x @ x).softmax(-1).sum())(x).backward()
@@ -103,7 +151,7 @@ def start_compiler(device: str) -> None:
 
 def make_quiet() -> None:
     """Keep what peers say about layers without a kernel, and torch about precision, out of the way."""
-    for name in ("kernels", "transformers", "liger_kernel"):
+    for name in ("kernels", "transformers", "liger_kernel", "torch._higher_order_ops.triton_kernel_wrap"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|fla\.|liger_kernel\.")
 
@@ -113,12 +161,13 @@ def make_quiet() -> None:
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--size", type=click.Choice(SIZES), help="By default full on a GPU, small on a CPU.")
 @click.option("--layers", type=int, help="Of each model, instead of its usual number.")
-@click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Only these; eager has to be the first.")
+@click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Only these, and eager.")
 @click.option("--leave-out", multiple=True, metavar="[WORKLOAD:]SIDE", help="Not these.")
 @click.option("--runs", default=5, show_default=True, help="Rounds.")
 @click.option("--seconds", default=0.15, show_default=True, help="About how long a side runs in a round.")
 @click.option("--limit", default=150, show_default=True, help="Seconds that the first calls of a side may take.")
 @click.option("--threads", type=int, help="Threads of torch; by default its own choice. One is steadier where other programs run.")
+@click.option("--turns", type=click.Path(path_type=Path), help="A file by which several of these commands, run at once, take turns.")
 @click.option("--until", default=0, help="No further workload is started after so many seconds; 0 is never.")
 def main(
     names: tuple[str, ...],
@@ -131,28 +180,29 @@ def main(
     seconds: float,
     limit: int,
     threads: int | None,
+    turns: Path | None,
     until: int,
 ) -> None:
-    start = time.monotonic()
+    began = time.monotonic()
     make_quiet()
     if threads is not None:
         torch.set_num_threads(threads)
     # Sides run the same code of transformers, each with a model of its own, and each has to be compiled.
     torch._dynamo.config.recompile_limit = 64
-    start_compiler(device)
+    start(device)
     told = origin(PACKAGES) | {"runs": runs}
+    bench = Bench(device, runs, seconds, limit, turns)
     for workload in workloads(size or ("full" if device == "cuda" else "small"), layers):
         if names and workload.name not in names:
             continue
         wanted = reasons(workload, device, sides, leave_out)
-        if until and time.monotonic() - start > until:
+        if until and time.monotonic() - began > until:
             wanted = dict.fromkeys(wanted, "no time was left")
         else:
             told["annotated in a layer"] = annotated(workload, device)
-            free_memory(device)
-        for row in cells(workload, wanted, device, runs, seconds, limit):
+        for row in bench.cells(workload, wanted):
             print_row(row | told)
-        free_memory(device)
+        forget(device)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from whole_models.table import whole_models
+
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 OF_TESTS = frozenset({"hazards", "false_verdicts"})
@@ -35,6 +37,10 @@ def duration(seconds: float) -> str:
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """The Markdown of one results file: what it was measured with, and a table per pair of sides."""
+    if not rows:
+        return "Not measured yet."
+    if "workload" in rows[0]:
+        return f"{origin(rows)}\n\n{whole_models(rows)}"
     if "hazard" in rows[0]:
         return hazards(rows)
     if any("bandwidth" in row for row in rows):

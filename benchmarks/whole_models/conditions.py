@@ -1,34 +1,63 @@
-"""Under which conditions a side is measured: caches of its own, no longer than a limit, and memory that others have given back."""
+"""Under which conditions a side is measured: caches of its own, nobody else on the GPU, no longer than a limit, and memory given back."""
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fxkernels.admission.worker import WORKER
+
 
 @contextmanager
-def caches_in(folder: Path) -> Iterator[bool]:
-    """Let what is compiled and probed meanwhile be kept in that folder only; whether it was there already comes out."""
+def caches_in(folder: Path, tuned: Path | None = None) -> Iterator[bool]:
+    """Let what is compiled, probed and timed meanwhile be kept in a folder only; whether there is anything in it already comes out.
+
+    Args:
+        folder: The side's, made if it is not there.
+        tuned: Another such folder, whose Triton kernels a new one begins with.
+    """
     from torch._inductor.utils import clear_caches
 
     clear_caches()
     warm = folder.exists()
     own = {"TORCHINDUCTOR_CACHE_DIR": folder / "inductor", "TRITON_CACHE_DIR": folder / "triton", "FXKERNELS_CACHE": folder / "records"}
+    folder.mkdir(parents=True, exist_ok=True)
+    if tuned is not None and not warm and (tuned / "triton").exists():
+        shutil.copytree(tuned / "triton", folder / "triton")
     before = {name: os.environ.get(name) for name in own}
     os.environ.update({name: str(path) for name, path in own.items()})
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield warm
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def turn(file: Path | None, *, alone: bool) -> Iterator[None]:
+    """Wait for one's turn, where several processes measure at once: many may compile, but only one may measure, and then nobody compiles.
+
+    Args:
+        file: What all of them name; without one, it is always one's turn.
+        alone: Whether something is measured.
+    """
+    with ExitStack() as stack:
+        if file is not None:
+            lock = stack.enter_context(file.open("w"))
+            with file.with_suffix(".next").open("w") as queue:
+                # Whoever is next keeps the others out of the queue, or those that may compile together would never let it in.
+                fcntl.flock(queue, fcntl.LOCK_EX)
+                fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager
@@ -47,8 +76,9 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def free_memory(device: str) -> None:
-    """Forget everything compiled, and give its memory back."""
+def forget(device: str) -> None:
+    """Forget everything compiled, end the process that probes, and give memory back."""
+    WORKER.close()
     torch._dynamo.reset()
     if device == "cuda":
         from torch._inductor.cudagraph_trees import reset_cudagraph_trees

@@ -26,9 +26,11 @@ def first_calls(step: Step, expected: list[Tensor] | None) -> tuple[dict[str, An
 
     Raises:
         ValueError: If it is farther off than the workload allows.
+        RuntimeError: If it is to be compiled and was not.
     """
     row: dict[str, Any] = {}
     step.workload.rewind(step.inputs)
+    compiled = counters["stats"]["unique_graphs"]
     with in_place(step.side.changes):
         start = time.perf_counter()
         step()
@@ -38,6 +40,8 @@ def first_calls(step: Step, expected: list[Tensor] | None) -> tuple[dict[str, An
             # In the second call CUDA graphs are recorded; replaying them allocates nothing that anybody counts.
             row["peak GiB"] = peak_bytes(step) / GIB
         found = step.outcome()
+    if step.side.compiles and counters["stats"]["unique_graphs"] == compiled:
+        raise RuntimeError("nothing was compiled for it: it has run what belongs to another side")
     if expected is not None:
         row["off by"] = off_by(found, expected)
         if not row["off by"] <= step.workload.tolerance:  # NaN is no agreement either

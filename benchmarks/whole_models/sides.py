@@ -42,7 +42,6 @@ class Side:
         run: Runs the model.
         changes: What has to be in place meanwhile.
         report: What fxkernels did, after the first call.
-        graphs: Whether it replays CUDA graphs.
     """
 
     name: str
@@ -50,7 +49,16 @@ class Side:
     run: Run
     changes: tuple[Change, ...] = ()
     report: Callable[[], Any] | None = None
-    graphs: bool = False
+
+    @property
+    def compiles(self) -> bool:
+        """Whether Dynamo has something to do."""
+        return self.name not in ("eager", "kernels", "liger")
+
+    @property
+    def graphs(self) -> bool:
+        """Whether it replays CUDA graphs."""
+        return "reduce-overhead" in self.name
 
 
 def make_side(name: str, model: nn.Module, workload: Workload, device: str) -> Side:
@@ -61,7 +69,7 @@ def make_side(name: str, model: nn.Module, workload: Workload, device: str) -> S
     """
     with written_down() as changes:
         run, report = SIDES[name](model, workload, device)
-    return Side(name, model, run, tuple(changes), report, graphs="reduce-overhead" in name)
+    return Side(name, model, run, tuple(changes), report)
 
 
 # --- torch -------------------------------------------------------------------------------------------------------------------------------
@@ -166,13 +174,11 @@ SIDES: dict[str, Callable[[nn.Module, Workload, str], Made]] = {
     "kernels+inductor": lambda *made: (inductor(kernels_package(*made)[0]), None),
     "liger": liger,
     "liger+inductor": lambda *made: (inductor(liger(*made)[0]), None),
-    "kernelize": kernelize,
     "hubkernels": lambda model, workload, _: hubkernels(model, workload),
     "hubkernels+reduce-overhead": lambda model, workload, _: hubkernels(model, workload, "reduce-overhead"),
+    "kernelize": kernelize,
 }
-"""Every side by its name, in the order of the columns."""
+"""Every side by its name, in the order of the columns, and of running: `hubkernels` is the first of ours, and pays for all that is new."""
 
 NEEDS_GPU = frozenset({"reduce-overhead", "liger", "liger+inductor", "hubkernels+reduce-overhead"})
 """CUDA graphs, and Triton."""
-
-OURS = frozenset({"kernelize", "hubkernels", "hubkernels+reduce-overhead"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Workload:
         calls: How many calls there may be in a batch.
         tolerance: How far a side may be off, in the norm, relative to eager.
         layer_names: What is mapped besides the default mapping of the built-in kernels.
+        tuned_by: A side that is run before all others, since its kernels are tuned in their first call and other sides use them too.
         left_out: Sides that are not run by default, and why.
     """
 
@@ -45,6 +46,7 @@ class Workload:
     calls: int = 1000
     tolerance: float = 0.05
     layer_names: Mapping[str, str] = field(default_factory=dict)
+    tuned_by: str | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, device: str, weights: Mapping[str, Tensor] | None = None, layers: int | None = None) -> nn.Module:
@@ -64,9 +66,3 @@ class Workload:
         torch.manual_seed(1)
         with torch.device(device):
             return self.inputs(model)
-
-
-def chosen(workloads: Iterable[Workload], names: Iterable[str]) -> list[Workload]:
-    """Those with the names; all, if there are none."""
-    wanted = set(names)
-    return [workload for workload in workloads if not wanted or workload.name in wanted]

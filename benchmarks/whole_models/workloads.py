@@ -30,7 +30,7 @@ def workloads(size: str, layers: int | None = None) -> list[Workload]:
     tokens, many = TOKENS[size], CONTEXTS[size][0]
     llama_model = partial(llama, size, layers)
     kind = "Llama 1B" if size == "full" else f"a {size} Llama"
-    decodes = [decode(f"decode{'' if rows == 1 else rows}", kind, llama_model, rows, *CONTEXTS[size][1:]) for rows in (1, many)]
+    decodes = [decode(name, kind, llama_model, rows, *CONTEXTS[size][1:]) for name, rows in (("decode", 1), ("decode-batch", many))]
     return [
         Workload(
             name="prefill",
@@ -55,6 +55,7 @@ def workloads(size: str, layers: int | None = None) -> list[Workload]:
             model=partial(gated_delta, size, layers),
             inputs=partial(calls.states, tokens, GATED_DELTA[size][0]),
             output=calls.itself,
+            tuned_by="kernels",
             left_out=dict.fromkeys(NO_LIGER, "Liger has no kernel for these layers")
             | {"reduce-overhead": "Inductor's code again, which takes two minutes to compile"},
         ),

@@ -1,0 +1,115 @@
+"""The rows of whole models as tables: a line for each workload and a column for each side, and what fxkernels did to the layer calls."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+Row = dict[str, Any]
+
+LABELS = {
+    "eager": "eager",
+    "inductor": "Inductor",
+    "reduce-overhead": "Inductor, reduce-overhead",
+    "kernels": "kernels",
+    "kernels+inductor": "kernels, Inductor",
+    "liger": "Liger",
+    "liger+inductor": "Liger, Inductor",
+    "kernelize": "kernelize",
+    "hubkernels": "hubkernels",
+    "hubkernels+reduce-overhead": "hubkernels, reduce-overhead",
+}
+"""What a column is called. The last three are ours."""
+OURS = ("kernelize", "hubkernels", "hubkernels+reduce-overhead")
+NOT_OURS = tuple(side for side in LABELS if side not in OURS)
+NOTHING = "-"
+
+
+def whole_models(rows: list[Row]) -> str:
+    """The Markdown of a results file: the matrix, what is not in it and why, and what became of the layer calls."""
+    workloads = by_workload(rows)
+    return "\n\n".join(part for part in (matrix(workloads), notes(workloads), layer_calls(workloads)) if part)
+
+
+def by_workload(rows: list[Row]) -> dict[str, dict[str, Row]]:
+    """Rows by workload and side. Of two rows of one cell the later one counts, as where a run was continued."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row["workload"], {})[row["side"]] = row
+    return found
+
+
+def matrix(workloads: dict[str, dict[str, Row]]) -> str:
+    """Milliseconds, peak memory and seconds of the first call of each side, and the best peer's time over ours."""
+    sides = [side for side in LABELS if any(side in cells for cells in workloads.values())]
+    lines = [
+        f"| workload | {' | '.join(LABELS[side] for side in sides)} | best peer / fxkernels |",
+        "|---" * (len(sides) + 2) + "|",
+    ]
+    for cells in workloads.values():
+        title = next(iter(cells.values()))["title"]
+        lines.append(f"| {title} | {' | '.join(cell(cells.get(side)) for side in sides)} | {advantage(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(row: Row | None) -> str:
+    """What a side has measured, one figure a line; a first call that compiles nothing is none."""
+    if row is None or "left out" in row:
+        return NOTHING
+    if "error" in row:
+        return "failed"
+    figures = [f"{row['milliseconds']:.3g} ms"]
+    if "peak GiB" in row:
+        figures.append(f"{row['peak GiB']:.3g} GiB")
+    if row["first call"] >= 0.1:
+        figures.append(f"{row['first call']:.2g} s{'' if row['cold'] else ' (warm)'}")
+    return "<br>".join(figures)
+
+
+def advantage(cells: dict[str, Row]) -> str:
+    """How many times as fast the faster of ours is as the fastest peer: the median over the rounds, and the smallest and largest."""
+    peer, own = fastest(cells, NOT_OURS), fastest(cells, OURS)
+    if peer is None or own is None:
+        return NOTHING
+    # The two stood side by side in each round; a slow moment of the machine hits both.
+    ratios = [theirs / ours for theirs, ours in zip(peer["rounds"], own["rounds"], strict=False)]
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return f"**{median(ratios):.2f}** ({spread})<br>{LABELS[peer['side']]} / {LABELS[own['side']]}"
+
+
+def fastest(cells: dict[str, Row], sides: tuple[str, ...]) -> Row | None:
+    """The row with the smallest median; None if none of the sides was timed."""
+    timed = [cells[side] for side in sides if "milliseconds" in cells.get(side, {})]
+    return min(timed, key=lambda row: float(row["milliseconds"]), default=None)
+
+
+def notes(workloads: dict[str, dict[str, Row]]) -> str:
+    """Which cells have no figures, and why."""
+    reasons: dict[str, list[str]] = {}
+    for name, cells in workloads.items():
+        for side, row in cells.items():
+            reason = row.get("left out") or row.get("error")
+            if reason is not None:
+                reasons.setdefault(f"{'left out' if 'left out' in row else 'failed'}: {reason}", []).append(f"{name} by {LABELS[side]}")
+    return "\n".join(f"- {', '.join(where)}: {reason}" for reason, where in reasons.items())
+
+
+def layer_calls(workloads: dict[str, dict[str, Row]]) -> str:
+    """What became of the layer calls, by layer name; sides that did the same share a line."""
+    lines = ["| workload | by | rewritten | not profitable | by layer name |", "|---|---|---|---|---|"]
+    for cells in workloads.values():
+        alike: dict[str, list[str]] = {}
+        for side in OURS:
+            row = cells.get(side, {})
+            if "layers" in row:
+                counts = f"{row['calls'].get('rewritten', 0)} | {row['calls'].get('not_profitable', 0)}"
+                alike.setdefault(f"{counts} | {'; '.join(by_name(row['layers']))}", []).append(LABELS[side])
+        title = next(iter(cells.values()))["title"]
+        lines += [f"| {title} | {', '.join(sides)} | {what} |" for what, sides in alike.items()]
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def by_name(layers: dict[str, dict[str, int]]) -> list[str]:
+    """Layer names with what became of their calls, those with a kernel first."""
+    order = sorted(layers, key=lambda name: ("no_mapping" in layers[name] or "no_device" in layers[name], name))
+    return [f"{name}: {', '.join(f'{count} {what}' for what, count in layers[name].items())}" for name in order]
