@@ -8,6 +8,7 @@ tracebacks and progress go to stderr.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 import warnings
@@ -22,7 +23,8 @@ import torch
 from measure import origin, print_row
 from torch import Tensor
 from whole_models.apart import in_place
-from whole_models.conditions import at_most, caches_in, forget, turn
+from whole_models.architectures import gated_delta_net
+from whole_models.conditions import at_most, caches_in, forget, stop_probing, turn
 from whole_models.measuring import described, first_calls, in_rounds, outcomes
 from whole_models.sides import NEEDS_GPU, SIDES, make_side, mapping_of
 from whole_models.step import Step
@@ -49,13 +51,15 @@ class Bench:
         seconds: About how long each side runs in a round.
         limit: How many seconds the first calls of a side may take.
         turns: A file by which processes that measure at once take turns, see `turn`.
+        deadline: When, by the monotonic clock, no further side is begun, and one that has been is interrupted.
     """
 
     device: str
     runs: int
     seconds: float
     limit: int
-    turns: Path | None
+    turns: Path | None = None
+    deadline: float = math.inf
 
     def cells(self, workload: Workload, sides: dict[str, str | None]) -> Iterator[dict[str, Any]]:
         """The rows of a workload, each as soon as it is complete.
@@ -77,13 +81,14 @@ class Bench:
                 try:
                     with (
                         turn(self.turns, alone=name in TIMES_KERNELS),
-                        at_most(self.limit),
+                        at_most(self.limit, self.deadline),
                         caches_in(Path(folder, SAME_CODE.get(name, name)), tuned) as warm,
                     ):
                         step = self.step(name, workload, weights)
                         figures, outcome = first_calls(step, expected)
                 except Exception as error:
                     traceback.print_exc()
+                    stop_probing()
                     yield rows[name] | {"error": described(error)}
                     continue
                 click.echo(f"{workload.name}, {name}: first call {figures['first call']:.1f} s", err=True)
@@ -105,7 +110,7 @@ class Bench:
             return None
         start = time.monotonic()
         try:
-            with turn(self.turns, alone=True), at_most(self.limit), caches_in(folder):
+            with turn(self.turns, alone=True), at_most(self.limit, self.deadline), caches_in(folder):
                 step = self.step(workload.tuned_by, workload, weights)
                 with in_place(step.side.changes):
                     step()
@@ -144,7 +149,8 @@ def reasons(workload: Workload, device: str, wanted: tuple[str, ...], left_out: 
 
 
 def start(device: str) -> None:
-    """Compile something small, so that no side pays for what a process does once: imports, and the processes that compile."""
+    """Import and compile something small, so that no side pays for what a process does once."""
+    gated_delta_net()
     x = torch.ones(64, 64, device=device, requires_grad=True)
     torch.compile(lambda x: (x @ x).softmax(-1).sum())(x).backward()
 
@@ -168,7 +174,7 @@ def make_quiet() -> None:
 @click.option("--limit", default=150, show_default=True, help="Seconds that the first calls of a side may take.")
 @click.option("--threads", type=int, help="Threads of torch; by default its own choice. One is steadier where other programs run.")
 @click.option("--turns", type=click.Path(path_type=Path), help="A file by which several of these commands, run at once, take turns.")
-@click.option("--until", default=0, help="No further workload is started after so many seconds; 0 is never.")
+@click.option("--until", default=math.inf, help="After so many seconds no side is begun, and one that has been is interrupted.")
 def main(
     names: tuple[str, ...],
     device: str,
@@ -181,7 +187,7 @@ def main(
     limit: int,
     threads: int | None,
     turns: Path | None,
-    until: int,
+    until: float,
 ) -> None:
     began = time.monotonic()
     make_quiet()
@@ -191,15 +197,12 @@ def main(
     torch._dynamo.config.recompile_limit = 64
     start(device)
     told = origin(PACKAGES) | {"runs": runs}
-    bench = Bench(device, runs, seconds, limit, turns)
+    bench = Bench(device, runs, seconds, limit, turns, began + until)
     for workload in workloads(size or ("full" if device == "cuda" else "small"), layers):
         if names and workload.name not in names:
             continue
+        told["annotated in a layer"] = annotated(workload, device)
         wanted = reasons(workload, device, sides, leave_out)
-        if until and time.monotonic() - began > until:
-            wanted = dict.fromkeys(wanted, "no time was left")
-        else:
-            told["annotated in a layer"] = annotated(workload, device)
         for row in bench.cells(workload, wanted):
             print_row(row | told)
         forget(device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -79,14 +82,27 @@ def bert(size: str, layers: int | None, fewer: int | None) -> nn.Module:
     return BertForMaskedLM._from_config(config, dtype=DTYPE)
 
 
+@cache
+def gated_delta_net() -> Any:
+    """transformers' layer, imported without fla, whose kernels transformers would take for its own reference if it found them.
+
+    Raises:
+        RuntimeError: If somebody (Liger does it) has imported it before, with fla.
+    """
+    if "transformers.models.qwen3_next.modeling_qwen3_next" in sys.modules and find_spec("fla") is not None:
+        raise RuntimeError("Qwen3-Next was imported before fla could be hidden from it")
+    with hidden("fla", "causal_conv1d"):
+        from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+    return Qwen3NextGatedDeltaNet
+
+
 class GatedDeltaLayers(nn.Module):
     """The token mixers of a Qwen3-Next, each with a residual connection around it."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        with hidden("fla", "causal_conv1d"):
-            from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
-        self.layers = nn.ModuleList(Qwen3NextGatedDeltaNet(config, index) for index in range(config.num_hidden_layers))
+        layer = gated_delta_net()
+        self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
 
     def forward(self, states: Tensor) -> Tensor:
         for layer in self.layers:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -61,24 +63,33 @@ def turn(file: Path | None, *, alone: bool) -> Iterator[None]:
 
 
 @contextmanager
-def at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer. In the main thread only."""
+def at_most(seconds: int, deadline: float = math.inf) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer, or is not done by the deadline of the monotonic clock. In the main thread only."""
+    left = min(seconds, deadline - time.monotonic())
+    if left <= 0:
+        raise TimeoutError("no time was left")
 
     def late(*_: Any) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
+        raise TimeoutError(f"not done after {left:.0f} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    # Again and again: the first one may be taken for the failure of a kernel that is being tried.
+    signal.setitimer(signal.ITIMER_REAL, left, 5.0)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def stop_probing() -> None:
+    """End the process that probes kernels: it may be in the middle of something, and the next probe begins another."""
+    WORKER.close()
 
 
 def forget(device: str) -> None:
     """Forget everything compiled, end the process that probes, and give memory back."""
-    WORKER.close()
+    stop_probing()
     torch._dynamo.reset()
     if device == "cuda":
         from torch._inductor.cudagraph_trees import reset_cudagraph_trees

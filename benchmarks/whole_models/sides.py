@@ -118,19 +118,23 @@ def mapping_of_kernels(workload: Workload, device: str) -> dict[str, dict[str, A
         if isinstance(repository, dict):
             repository = next(iter(repository.values()))
         if repository is not None:
-            folder = without_declared_packages() if layer_name == RULE else repository.path
-            mapping[layer_name] = {device: kernels.LocalLayerRepository(Path(folder), layer_name=repository.layer_name)}
+            mapping[layer_name] = {device: kernels.LocalLayerRepository(copied(repository.path), layer_name=repository.layer_name)}
     return mapping
 
 
 @cache
-def without_declared_packages() -> Path:
-    """A copy of the gated delta rule that does not declare fla: `kernels` 0.17 refuses packages that are not on its list."""
-    folder = Path(mkdtemp()) / GATED_DELTA_RULE.name
-    shutil.copytree(GATED_DELTA_RULE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in folder.glob("build/*/metadata.json"):
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"python-depends": ["einops"]}))
-    return folder
+def copied(folder: Path) -> Path:
+    """A copy of a repository whose builds have other ids, so that `kernels` and fxkernels do not import one into the other's place.
+
+    It does not declare fla either: `kernels` 0.17 refuses packages that are not on its list.
+    """
+    copy = Path(mkdtemp()) / folder.name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in copy.glob("build/*/metadata.json"):
+        metadata = json.loads(file.read_text())
+        known = [package for package in metadata["python-depends"] if not package.startswith("fla")]
+        file.write_text(json.dumps(metadata | {"id": f"{metadata['id']}_copy", "python-depends": known}))
+    return copy
 
 
 # --- Liger -------------------------------------------------------------------------------------------------------------------------------
