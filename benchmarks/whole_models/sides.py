@@ -173,16 +173,16 @@ def hubkernels(model: nn.Module, workload: Workload, mode: str | None = None) ->
 SIDES: dict[str, Callable[[nn.Module, Workload, str], Made]] = {
     "eager": eager,
     "inductor": lambda model, *_: (inductor(model), None),
+    "hubkernels": lambda model, workload, _: hubkernels(model, workload),
+    "hubkernels+reduce-overhead": lambda model, workload, _: hubkernels(model, workload, "reduce-overhead"),
     "reduce-overhead": lambda model, *_: (inductor(model, "reduce-overhead"), None),
     "kernels": kernels_package,
     "kernels+inductor": lambda *made: (inductor(kernels_package(*made)[0]), None),
     "liger": liger,
     "liger+inductor": lambda *made: (inductor(liger(*made)[0]), None),
-    "hubkernels": lambda model, workload, _: hubkernels(model, workload),
-    "hubkernels+reduce-overhead": lambda model, workload, _: hubkernels(model, workload, "reduce-overhead"),
     "kernelize": kernelize,
 }
-"""Every side by its name, in the order of the columns, and of running: `hubkernels` is the first of ours, and pays for all that is new."""
+"""Every side by its name, in the order in which they are made: first those that a run which is cut short should have."""
 
 NEEDS_GPU = frozenset({"reduce-overhead", "liger", "liger+inductor", "hubkernels+reduce-overhead"})
 """CUDA graphs, and Triton."""
