@@ -106,6 +106,11 @@ def hazards(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def picture(name: str) -> str:
+    """The Markdown that shows what `plots.py` has drawn of a results file; empty where it has drawn nothing."""
+    return f"\n\n![The same as bars](plots/{name}.svg)" if (HERE / "plots" / f"{name}.svg").exists() else ""
+
+
 def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
     """`readme` with the table of each results file between its markers.
 
@@ -117,7 +122,7 @@ def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
         if not pattern.search(readme):
             raise ValueError(f"README.md has no markers for results/{name}.jsonl: add '<!-- {name} -->' and '<!-- end -->'")
         # Backslashes of the text are no group references.
-        text = tables(rows).replace("\\", r"\\")
+        text = (tables(rows) + picture(name)).replace("\\", r"\\")
         readme = pattern.sub(rf"\1\n{text}\n\n\2", readme)
     return readme
 

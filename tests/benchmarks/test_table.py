@@ -64,9 +64,17 @@ def test_a_later_row_of_a_cell_takes_the_place_of_an_earlier_one() -> None:
 
 
 def test_the_readme_gets_the_table_or_says_that_there_is_none_yet() -> None:
-    readme = "before\n<!-- models -->\nold\n<!-- end -->\nafter"
-    assert "**1.18**" in render.render(readme, {"models": ROWS})
-    assert render.render(readme, {"models": []}) == "before\n<!-- models -->\n\nNot measured yet.\n\n<!-- end -->\nafter"
+    readme = "before\n<!-- tiny -->\nold\n<!-- end -->\nafter"
+    assert "**1.18**" in render.render(readme, {"tiny": ROWS})
+    assert render.render(readme, {"tiny": []}) == "before\n<!-- tiny -->\n\nNot measured yet.\n\n<!-- end -->\nafter"
+
+
+def test_the_readme_shows_a_picture_that_was_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "HERE", tmp_path)
+    assert render.picture("tiny") == ""
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "tiny.svg").touch()
+    assert "](plots/tiny.svg)" in render.picture("tiny")
 
 
 def test_rows_become_the_same_picture_each_time(tmp_path: Path) -> None:
