@@ -10,14 +10,14 @@ Row = dict[str, Any]
 LABELS = {
     "eager": "eager",
     "inductor": "Inductor",
-    "reduce-overhead": "Inductor, reduce-overhead",
+    "reduce-overhead": "Inductor (reduce-overhead)",
     "kernels": "kernels",
-    "kernels+inductor": "kernels, Inductor",
+    "kernels+inductor": "kernels + Inductor",
     "liger": "Liger",
-    "liger+inductor": "Liger, Inductor",
+    "liger+inductor": "Liger + Inductor",
     "kernelize": "kernelize",
     "hubkernels": "hubkernels",
-    "hubkernels+reduce-overhead": "hubkernels, reduce-overhead",
+    "hubkernels+reduce-overhead": "hubkernels (reduce-overhead)",
 }
 """What a column is called. The last three are ours."""
 OURS = ("kernelize", "hubkernels", "hubkernels+reduce-overhead")
@@ -40,8 +40,8 @@ def by_workload(rows: list[Row]) -> dict[str, dict[str, Row]]:
 
 
 def matrix(workloads: dict[str, dict[str, Row]]) -> str:
-    """Milliseconds, peak memory and seconds of the first call of each side, and the best peer's time over ours."""
-    sides = [side for side in LABELS if any(side in cells for cells in workloads.values())]
+    """Milliseconds, peak memory and seconds of the first call of each side that was run, and the best peer's time over ours."""
+    sides = [side for side in LABELS if any("left out" not in cells.get(side, {"left out": ""}) for cells in workloads.values())]
     lines = [
         f"| workload | {' | '.join(LABELS[side] for side in sides)} | best peer / fxkernels |",
         "|---" * (len(sides) + 2) + "|",
@@ -84,14 +84,17 @@ def fastest(cells: dict[str, Row], sides: tuple[str, ...]) -> Row | None:
 
 
 def notes(workloads: dict[str, dict[str, Row]]) -> str:
-    """Which cells have no figures, and why."""
-    reasons: dict[str, list[str]] = {}
+    """Which cells have no figures, and why: a line for each reason, and for sides that have it in the same workloads."""
+    where: dict[tuple[str, str], list[str]] = {}
     for name, cells in workloads.items():
-        for side, row in cells.items():
-            reason = row.get("left out") or row.get("error")
-            if reason is not None:
-                reasons.setdefault(f"{'left out' if 'left out' in row else 'failed'}: {reason}", []).append(f"{name} by {LABELS[side]}")
-    return "\n".join(f"- {', '.join(where)}: {reason}" for reason, where in reasons.items())
+        for side in LABELS:
+            for what in ("left out", "error"):
+                if what in cells.get(side, {}):
+                    where.setdefault((f"{'failed' if what == 'error' else what}: {cells[side][what]}", LABELS[side]), []).append(name)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for (reason, side), names in where.items():
+        lines.setdefault((reason, ", ".join(names)), []).append(side)
+    return "\n".join(f"- {', '.join(sides)}, in {names}: {reason}" for (reason, names), sides in lines.items())
 
 
 def layer_calls(workloads: dict[str, dict[str, Row]]) -> str:

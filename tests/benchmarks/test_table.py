@@ -34,8 +34,8 @@ ROWS = [
 
 def test_a_workload_is_a_line_and_a_side_is_a_column() -> None:
     lines = whole_models(ROWS).splitlines()
-    assert lines[0] == "| workload | eager | Inductor | kernels | Liger | hubkernels | best peer / fxkernels |"
-    assert lines[2].startswith("| Llama, prefill | 24 ms<br>3.46 GiB<br>12 s | 22 ms<br>12 s | failed | - | 20 ms<br>12 s |")
+    assert lines[0] == "| workload | eager | Inductor | kernels | hubkernels | best peer / fxkernels |"
+    assert lines[2].startswith("| Llama, prefill | 24 ms<br>3.46 GiB<br>12 s | 22 ms<br>12 s | failed | 20 ms<br>12 s |")
 
 
 def test_the_advantage_is_that_of_neighbours_in_time() -> None:
@@ -48,9 +48,10 @@ def test_without_ours_or_without_a_peer_there_is_no_advantage() -> None:
 
 
 def test_what_has_no_figures_is_listed_with_the_reason() -> None:
-    text = whole_models(ROWS)
-    assert "- prefill by Liger: left out: needs a GPU" in text
-    assert "- prefill by kernels: failed: RuntimeError: no such kernel" in text
+    other = row("liger", workload="decode", **{"left out": "needs a GPU"})
+    text = whole_models([*ROWS, other])
+    assert "- Liger, in prefill, decode: left out: needs a GPU" in text
+    assert "- kernels, in prefill: failed: RuntimeError: no such kernel" in text
 
 
 def test_what_became_of_the_calls_is_a_table_of_its_own() -> None:
