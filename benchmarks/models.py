@@ -135,9 +135,9 @@ def annotated(workload: Workload, device: str) -> dict[str, int]:
 
 
 def reasons(workload: Workload, device: str, wanted: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, str | None]:
-    """Each side that is to have a row, with why it is not run, or None."""
+    """Each side that is to have a row, in the order in which they are made, with why it is not run, or None."""
     found: dict[str, str | None] = {}
-    for name in SIDES:
+    for name in sorted(SIDES, key=lambda name: name in workload.last):
         if wanted and name not in (*wanted, "eager"):
             continue
         found[name] = workload.left_out.get(name)

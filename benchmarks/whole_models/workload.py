@@ -33,6 +33,7 @@ class Workload:
         tolerance: How far a side may be off, in the norm, relative to eager.
         layer_names: What is mapped besides the default mapping of the built-in kernels.
         tuned_by: A side that is run before all others, since its kernels are tuned in their first call and other sides use them too.
+        last: Sides that are made after all others, since they take long.
         left_out: Sides that are not run by default, and why.
     """
 
@@ -47,6 +48,7 @@ class Workload:
     tolerance: float = 0.05
     layer_names: Mapping[str, str] = field(default_factory=dict)
     tuned_by: str | None = None
+    last: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, device: str, weights: Mapping[str, Tensor] | None = None, layers: int | None = None) -> nn.Module:

@@ -56,6 +56,7 @@ def workloads(size: str, layers: int | None = None) -> list[Workload]:
             inputs=partial(calls.states, tokens, GATED_DELTA[size][0]),
             output=calls.itself,
             tuned_by="kernels",
+            last=frozenset({"inductor"}),  # two minutes
             left_out=dict.fromkeys(NO_LIGER, "Liger has no kernel for these layers")
             | {"reduce-overhead": "Inductor's code again, which takes two minutes to compile"},
         ),

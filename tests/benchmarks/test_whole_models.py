@@ -103,6 +103,7 @@ def test_what_a_cpu_cannot_do_is_left_out() -> None:
     assert found["liger"] == "needs a GPU"
     assert found["kernels"] == found["inductor"] == "not asked for"
     assert found["hubkernels"] is None
+    assert list(reasons(workload("gated-delta"), "cuda", ("inductor", "kernelize"), ())) == ["eager", "kernelize", "inductor"]
     assert list(reasons(workload("bert"), "cuda", ("liger", "hubkernels"), ())) == ["eager", "hubkernels", "liger"]
 
 
