@@ -317,7 +317,12 @@ def check_fallback(fallback: KernelizeFallback, missed: Iterable[tuple[str, str,
         RepositoryError: If a repository that the call needs cannot be loaded.
         NoKernelError: In every other case, with all such calls.
     """
-    refused = [(key, name, miss) for key, name, misses in missed if (miss := next((m for m in misses if not fallback.permits(m)), None))]
+    refused = [
+        (key, name, miss)
+        for key, name, misses in missed
+        # To leave a call to the compiler because that is faster is a choice between two that were there.
+        if all(m.code != "not_profitable" for m in misses) and (miss := next((m for m in misses if not fallback.permits(m)), None))
+    ]
     if not refused:
         return
     key, layer_name, miss = refused[0]

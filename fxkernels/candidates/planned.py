@@ -67,7 +67,9 @@ class Planned:
             self.tell(f"{reason} for {entry.layer_name}")
             return tuple([_turned_away(repository, reason) for repository in repositories])
         others = [_turned_away(each, f"{self.plan.source} has {entry.kernel} for it") for each in repositories if each is not wanted]
-        return (*others, self._held_to(entry, ask(wanted)))
+        held = self._held_to(entry, ask(wanted))
+        # The one that is taken stands last, and the one that tells why none is, first.
+        return (held, *others) if held.outcome == "failed" else (*others, held)
 
     def _held_to(self, entry: PlannedCalls, answer: Answer) -> Answer:
         if answer.outcome == "failed" or answer.kernel is None:

@@ -72,7 +72,7 @@ class Weighing:
             return Gate("profit", "failed", Miss("not_profitable", "{kernel} was not timed: {reason}", {"kernel": kernel, "reason": found}))
         if name in found.failed:
             data = {"kernel": kernel, "reason": found.failed[name]}
-            return Gate("profit", "failed", Miss("not_profitable", "{kernel} cannot be timed: {reason}", data))
+            return Gate("profit", "failed", Miss("crash", "{kernel} cannot be timed: {reason}", data))
         told = f"{found.told(name)} ({self._what()})"
         if name == winner:
             return Gate("profit", note=told)

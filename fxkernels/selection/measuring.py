@@ -102,12 +102,12 @@ def _held(contest: Contest) -> Measured | str:
         try:
             runs[name] = _prepared(contest, graph(), sample)
         except Exception as error:  # whatever a compiler, or a kernel that is run on random values, raises
-            failed[name] = f"{type(error).__name__}: {_first_line(error)}"
-            _log.debug("%s of %s cannot be timed", name or "the original", contest.path, exc_info=error)
+            cause = error.__cause__ or error  # of a kernel's error, what it raised
+            failed[name] = f"{type(cause).__name__}: {_first_line(cause)}"
+            level = logging.WARNING if name else logging.DEBUG
+            _log.log(level, "%s cannot be timed at %s: %s", contest.names.get(name, "the layer"), contest.path, failed[name])
     if _ORIGINAL in failed:
         return f"what the compiler makes of the layer itself cannot be timed: {failed[_ORIGINAL]}"
-    if len(runs) == 1:
-        return f"no kernel can be timed: {'; '.join(failed.values())}"
     with torch.set_grad_enabled(contest.gradient), autocast_to(contest.autocast, contest.device.type):
         try:
             sides: dict[str, Side] = times_of(runs, contest.device)

@@ -1,0 +1,5 @@
+"""Kernels of known speeds."""
+
+from . import layers
+
+__all__ = ["layers"]

@@ -1,0 +1,82 @@
+"""Who wins: a kernel has to be clearly and steadily faster, and must not keep the device waiting for the host."""
+
+from __future__ import annotations
+
+import pytest
+
+from fxkernels.selection import MARGIN, Measured, Side
+
+
+def side(device: float, host: float = 0.0, rounds: int = 8) -> Side:
+    return Side((device,) * rounds, (host,) * rounds if host else ())
+
+
+def measured(original: Side, *, replays: bool = False, **kernels: Side) -> Measured:
+    return Measured(original, kernels, replays, {})
+
+
+def test_a_kernel_wins_that_saves_more_than_the_margin() -> None:
+    assert measured(side(100), kernel=side(100 / (1 + MARGIN) - 0.1)).winner == "kernel"
+
+
+def test_a_kernel_that_saves_less_than_the_margin_leaves_the_call_to_the_compiler() -> None:
+    found = measured(side(100), kernel=side(98))
+    assert found.winner is None
+    assert found.told("kernel") == "98 us instead of 100 us, 1.02x, less than the 3% that make a kernel worth it"
+
+
+def test_a_slower_kernel_is_said_to_be_no_faster() -> None:
+    assert measured(side(20), kernel=side(25)).told("kernel") == "25 us instead of 20 us, 0.80x, no faster"
+
+
+def test_of_several_kernels_the_fastest_wins() -> None:
+    assert measured(side(100), one=side(60), two=side(40), three=side(50)).winner == "two"
+
+
+def test_a_kernel_that_loses_every_third_round_does_not_win_by_its_median() -> None:
+    kernel = Side((80, 80, 130, 80, 80, 130, 80, 130))
+    found = measured(side(100), kernel=kernel)
+    assert found.ratio("kernel") > 1 + MARGIN
+    assert found.winner is None
+    assert "not faster in a quarter of the rounds" in found.told("kernel")
+
+
+def test_one_bad_round_does_not_cost_the_victory() -> None:
+    assert measured(side(100), kernel=Side((80,) * 7 + (300,))).winner == "kernel"
+
+
+def test_a_kernel_that_makes_the_device_wait_for_the_host_does_not_win() -> None:
+    found = measured(side(20, host=30), kernel=side(10, host=60))
+    assert found.winner is None
+    assert "the host is busy for 60 us instead of 30 us" in found.told("kernel")
+
+
+def test_the_host_does_not_count_where_cuda_graphs_are_replayed() -> None:
+    assert measured(side(20, host=30), kernel=side(10, host=60), replays=True).winner == "kernel"
+
+
+def test_the_host_may_be_as_busy_as_the_device_was() -> None:
+    assert measured(side(100, host=30), kernel=side(40, host=90)).winner == "kernel"
+
+
+def test_what_is_written_is_read_again() -> None:
+    found = Measured(side(12.345678, host=3), {"kernel": side(8)}, True, {"other": "RuntimeError: no"})
+    again = Measured.from_dict(found.as_dict())
+    assert again.original == side(12.35, host=3)
+    assert (again.kernels, again.replays, again.failed) == ({"kernel": side(8)}, True, {"other": "RuntimeError: no"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"original": None},
+        {"kernels": []},
+        {"kernels": {"kernel": {"device": [1.0], "host": []}}},
+        {"original": {"device": [], "host": []}, "kernels": {}},
+        {"original": {"device": [-1.0] * 8, "host": []}},
+        {"original": {"device": [float("nan")] * 8, "host": []}},
+    ],
+)
+def test_damaged_times_are_not_taken_for_times(damage: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"no time"):
+        Measured.from_dict({**measured(side(100), kernel=side(50)).as_dict(), **damage})

@@ -1,0 +1,61 @@
+"""How calls are timed: in turns, and by what the device does."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from fxkernels.selection.timing import ROUNDS, times_of
+
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def test_each_side_is_timed_in_each_round_and_sides_take_turns() -> None:
+    order: list[str] = []
+
+    def noting(name: str, seconds: float):
+        def run() -> None:
+            if not order or order[-1] != name:
+                order.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    found = times_of({"long": noting("long", 0.004), "short": noting("short", 0.002)}, torch.device("cpu"))
+    assert {name: len(side.device) for name, side in found.items()} == {"long": ROUNDS, "short": ROUNDS}
+    assert order[-2 * ROUNDS :] == ["long", "short"] * ROUNDS
+    assert found["long"].microseconds == pytest.approx(2 * found["short"].microseconds, rel=0.5)
+    assert found["long"].host == ()
+
+
+class TestOnAGpu:
+    pytestmark = ON_GPU
+
+    def test_the_devices_time_is_that_of_the_work_and_the_hosts_that_of_asking_for_it(self) -> None:
+        small, large = (torch.randn(size, size, device="cuda") for size in (64, 8192))
+        found = times_of({"small": lambda: small.sin(), "large": lambda: large.sin()}, torch.device("cuda"))
+        assert found["large"].microseconds > 10 * found["small"].microseconds
+        assert found["large"].of_host < found["large"].microseconds
+        assert all(len(side.host) == ROUNDS for side in found.values())
+
+    def test_what_cannot_be_captured_in_a_cuda_graph_is_timed_all_the_same(self) -> None:
+        x = torch.randn(1024, 1024, device="cuda")
+
+        def asks() -> None:
+            if float(x.sum()) == 1.5:  # waits for the device
+                x.sin()
+
+        found = times_of({"asks": asks, "plain": lambda: x.sin()}, torch.device("cuda"))
+        assert all(side.microseconds > 0 for side in found.values())
+        assert torch.isfinite(x.sin()).all()
+
+    def test_a_backward_is_timed_too(self) -> None:
+        x = torch.randn(4096, 4096, device="cuda", requires_grad=True)
+        y = torch.ones_like(x)
+        found = times_of(
+            {"forward": lambda: x.sin(), "both": lambda: torch.autograd.grad(x.sin(), x, y)},
+            torch.device("cuda"),
+        )
+        assert found["both"].microseconds > 1.5 * found["forward"].microseconds
