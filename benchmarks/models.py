@@ -162,13 +162,21 @@ def make_quiet() -> None:
     warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|fla\.|liger_kernel\.")
 
 
+def known_sides(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """What is to be left out, if there are such sides."""
+    unknown = [value for value in values if value.rpartition(":")[2] not in SIDES or value.rpartition(":")[0] not in ("", *NAMES)]
+    if unknown:
+        raise click.BadParameter(f"no such side: {', '.join(unknown)}; there are {', '.join(SIDES)}")
+    return values
+
+
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--size", type=click.Choice(SIZES), help="By default full on a GPU, small on a CPU.")
 @click.option("--layers", type=int, help="Of each model, instead of its usual number.")
 @click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Only these, and eager.")
-@click.option("--leave-out", multiple=True, metavar="[WORKLOAD:]SIDE", help="Not these.")
+@click.option("--leave-out", multiple=True, callback=known_sides, metavar="[WORKLOAD:]SIDE", help="Not these.")
 @click.option("--runs", default=5, show_default=True, help="Rounds.")
 @click.option("--seconds", default=0.15, show_default=True, help="About how long a side runs in a round.")
 @click.option("--limit", default=150, show_default=True, help="Seconds that the first calls of a side may take.")
