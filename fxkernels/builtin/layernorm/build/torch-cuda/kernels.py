@@ -1,14 +1,15 @@
-"""The Triton kernels of LayerNorm: one forward, one backward.
+"""The Triton kernels of LayerNorm for rows that fit into the registers of a program: forward, backward, and the sum of partial sums.
 
 With x a row of n values, m its mean, r = 1 / sqrt(mean((x - m)^2) + eps) and z = (x - m) r:
 
     y = z w + b        dx = r (h - mean(h) - z mean(h z)) with h = g w        dw = sum over rows of g z        db = sum over rows of g
 
 Everything is computed in float32 and rounded once, where it is stored. What has to be moved is x and y in the forward, and x, g and dx in
-the backward; weight, bias and the partial sums of their gradients stay in the L2 cache.
+the backward: 4 and 6 bytes for each value in half precision. Weight, bias and the partial sums of their gradients stay in the L2 cache.
+Without a weight it counts as one, without a bias as zero.
 
-`WHOLE` says that BLOCK covers a row, which then is held in registers and read once; with short rows a program takes ROWS at a time. Longer
-rows are read again for each step, mostly from the L2 cache. Without a weight it counts as one, without a bias as zero.
+BLOCK covers a row, and a tile is ROWS rows, held in registers and read once. A program takes one tile (STAGES is 0), or every so manieth
+tile, of which the next STAGES - 1 are on their way while one is computed. MASKED says that a tile has places without a value.
 """
 
 import triton
@@ -16,154 +17,143 @@ import triton.language as tl
 
 
 @triton.jit
-def loaded(pointers, columns, stride, inside):
-    """A block of rows, in float32."""
-    return tl.load(pointers + columns * stride, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def affine(z, weight, bias, columns, inside, WEIGHT: tl.constexpr, BIAS: tl.constexpr):
-    """The normalised values times the weight plus the bias."""
-    if WEIGHT:
-        z = z * loaded(weight, columns, 1, inside)
-    if BIAS:
-        z = z + loaded(bias, columns, 1, inside)
-    return z
-
-
-@triton.jit
-def forward(
-    x,
-    weight,
-    bias,
-    y,
-    means,
-    reciprocals,
-    x_row,
-    x_column,
-    count,
-    n,
-    eps,
-    WEIGHT: tl.constexpr,
-    BIAS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    present = (rows < count)[:, None]
-    x, y = x + rows[:, None] * x_row, y + rows[:, None] * n
-    if WHOLE:
-        columns = tl.arange(0, BLOCK)[None, :]
-        inside = present & (columns < n)
-        values = loaded(x, columns, x_column, inside)
-        mean = tl.sum(values, axis=1) / n
-        centred = tl.where(inside, values - mean[:, None], 0.0)
-        reciprocal = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / n + eps)
-        tl.store(y + columns, affine(centred * reciprocal[:, None], weight, bias, columns, inside, WEIGHT, BIAS), mask=inside)
+def block_of(pointers, inside, MASKED: tl.constexpr):
+    """What is stored there, zero where nothing is."""
+    if MASKED:
+        values = tl.load(pointers, mask=inside, other=0.0)
     else:
-        total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-        for start in range(0, n, BLOCK):
-            columns = start + tl.arange(0, BLOCK)[None, :]
-            total += loaded(x, columns, x_column, present & (columns < n))
-        mean = tl.sum(total, axis=1) / n
-        squares = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-        for start in range(0, n, BLOCK):
-            columns = start + tl.arange(0, BLOCK)[None, :]
-            inside = present & (columns < n)
-            centred = tl.where(inside, loaded(x, columns, x_column, inside) - mean[:, None], 0.0)
-            squares += centred * centred
-        reciprocal = 1.0 / tl.sqrt(tl.sum(squares, axis=1) / n + eps)
-        for start in range(0, n, BLOCK):
-            columns = start + tl.arange(0, BLOCK)[None, :]
-            inside = present & (columns < n)
-            z = (loaded(x, columns, x_column, inside) - mean[:, None]) * reciprocal[:, None]
-            tl.store(y + columns, affine(z, weight, bias, columns, inside, WEIGHT, BIAS), mask=inside)
+        values = tl.load(pointers)
+    return values
+
+
+@triton.jit
+def keep(pointers, values, inside, MASKED: tl.constexpr):
+    """Store the values, rounded to what is pointed at."""
+    if MASKED:
+        tl.store(pointers, values, mask=inside)
+    else:
+        tl.store(pointers, values)
+
+
+@triton.jit
+def forward_tile(
+    tile, x, weights, biases, y, means, reciprocals, x_row, x_column, count, n, eps,
+    WEIGHT: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    columns = tl.arange(0, BLOCK)[None, :]
+    inside = (rows < count)[:, None] & (columns < n)
+    values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED).to(tl.float32)
+    mean = tl.sum(values, axis=1) / n
+    centred = values - mean[:, None]
+    if MASKED:
+        centred = tl.where(inside, centred, 0.0)
+    reciprocal = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / n + eps)
+    result = centred * reciprocal[:, None]
+    if WEIGHT:
+        result = result * weights.to(tl.float32)
+    if BIAS:
+        result = result + biases.to(tl.float32)
+    keep(y + rows[:, None] * n + columns, result, inside, MASKED)
     tl.store(means + rows, mean, mask=rows < count)
     tl.store(reciprocals + rows, reciprocal, mask=rows < count)
 
 
 @triton.jit
-def terms(x, grad, weight, mean, reciprocal, columns, x_column, grad_column, inside, WEIGHT: tl.constexpr):
-    """The normalised values, the incoming gradient, and that of the normalised values."""
-    z = tl.where(inside, (loaded(x, columns, x_column, inside) - mean) * reciprocal, 0.0)
-    incoming = loaded(grad, columns, grad_column, inside)
+def forward(
+    x, weight, bias, y, means, reciprocals, x_row, x_column, count, n, eps, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
+    MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    columns = tl.arange(0, BLOCK)[None, :]
+    weights, biases = 0.0, 0.0
+    if WEIGHT:
+        weights = block_of(weight + columns, columns < n, MASKED)
+    if BIAS:
+        biases = block_of(bias + columns, columns < n, MASKED)
+    if STAGES == 0:
+        forward_tile(
+            tl.program_id(0), x, weights, biases, y, means, reciprocals, x_row, x_column, count, n, eps, WEIGHT, BIAS, MASKED, ROWS, BLOCK
+        )  # fmt: skip
+    else:
+        for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
+            forward_tile(
+                tile, x, weights, biases, y, means, reciprocals, x_row, x_column, count, n, eps, WEIGHT, BIAS, MASKED, ROWS, BLOCK
+            )  # fmt: skip
+
+
+@triton.jit
+def backward_tile(
+    tile, grad, x, weights, means, reciprocals, grad_x, grad_row, grad_column, x_row, x_column, count, n,
+    WEIGHT: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Store the gradients of the rows; what comes back is what they add to the gradients of weight and bias."""
+    rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    columns = tl.arange(0, BLOCK)[None, :]
+    inside = (rows < count)[:, None] & (columns < n)
+    values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED).to(tl.float32)
+    incoming = block_of(grad + rows[:, None] * grad_row + columns * grad_column, inside, MASKED).to(tl.float32)
+    mean = tl.load(means + rows, mask=rows < count, other=0.0)[:, None]
+    reciprocal = tl.load(reciprocals + rows, mask=rows < count, other=0.0)[:, None]
+    z = (values - mean) * reciprocal
     outgoing = incoming
     if WEIGHT:
-        outgoing = incoming * loaded(weight, columns, 1, inside)
-    return z, incoming, outgoing
+        outgoing = incoming * weights.to(tl.float32)
+    # Where there is no value, the incoming gradient is zero, and so is all that depends on it.
+    along_mean = (tl.sum(outgoing, axis=1) / n)[:, None]
+    along_z = (tl.sum(outgoing * z, axis=1) / n)[:, None]
+    keep(grad_x + rows[:, None] * n + columns, (outgoing - along_mean - z * along_z) * reciprocal, inside, MASKED)
+    return incoming * z, incoming
 
 
 @triton.jit
 def backward(
-    grad,
-    x,
-    weight,
-    means,
-    reciprocals,
-    grad_x,
-    weight_partial,
-    bias_partial,
-    grad_row,
-    grad_column,
-    x_row,
-    x_column,
-    count,
-    n,
-    each,
-    WEIGHT: tl.constexpr,
-    BIAS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """A program takes `each` times ROWS rows in a row, and leaves what they add to the gradients of weight and bias in its own row."""
-    program = tl.program_id(0).to(tl.int64)
-    weight_partial += program * n
-    bias_partial += program * n
-    weight_total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-    bias_total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-    for step in range(each):
-        rows = (program * each + step) * ROWS + tl.arange(0, ROWS)
-        present = (rows < count)[:, None]
-        mean = tl.load(means + rows, mask=rows < count, other=0.0)[:, None]
-        reciprocal = tl.load(reciprocals + rows, mask=rows < count, other=0.0)[:, None]
-        at_x, at_grad, at_grad_x = x + rows[:, None] * x_row, grad + rows[:, None] * grad_row, grad_x + rows[:, None] * n
-        if WHOLE:
-            columns = tl.arange(0, BLOCK)[None, :]
-            inside = present & (columns < n)
-            z, incoming, outgoing = terms(at_x, at_grad, weight, mean, reciprocal, columns, x_column, grad_column, inside, WEIGHT)
-            along_mean = (tl.sum(outgoing, axis=1) / n)[:, None]
-            along_z = (tl.sum(outgoing * z, axis=1) / n)[:, None]
-            tl.store(at_grad_x + columns, (outgoing - along_mean - z * along_z) * reciprocal, mask=inside)
-            weight_total += incoming * z
-            bias_total += incoming
-        else:
-            sums = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-            products = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-            for start in range(0, n, BLOCK):
-                columns = start + tl.arange(0, BLOCK)[None, :]
-                inside = present & (columns < n)
-                z, incoming, outgoing = terms(at_x, at_grad, weight, mean, reciprocal, columns, x_column, grad_column, inside, WEIGHT)
-                sums += outgoing
-                products += outgoing * z
-            along_mean = (tl.sum(sums, axis=1) / n)[:, None]
-            along_z = (tl.sum(products, axis=1) / n)[:, None]
-            for start in range(0, n, BLOCK):
-                columns = start + tl.arange(0, BLOCK)[None, :]
-                inside = present & (columns < n)
-                z, incoming, outgoing = terms(at_x, at_grad, weight, mean, reciprocal, columns, x_column, grad_column, inside, WEIGHT)
-                tl.store(at_grad_x + columns, (outgoing - along_mean - z * along_z) * reciprocal, mask=inside)
-                # The sums of a long row do not fit into registers: they are in this program's own row.
-                there, before = columns < n, (columns < n) & (step > 0)
-                if WEIGHT:
-                    tl.store(weight_partial + columns, tl.load(weight_partial + columns, mask=before, other=0.0) + incoming * z, mask=there)
-                if BIAS:
-                    tl.store(bias_partial + columns, tl.load(bias_partial + columns, mask=before, other=0.0) + incoming, mask=there)
-            tl.debug_barrier()  # the next row's loads are after these stores, whichever thread makes them
-    if WHOLE:
-        places = tl.arange(0, BLOCK)
-        if WEIGHT:
-            tl.store(weight_partial + places, tl.sum(weight_total, axis=0), mask=places < n)
-        if BIAS:
-            tl.store(bias_partial + places, tl.sum(bias_total, axis=0), mask=places < n)
+    grad, x, weight, means, reciprocals, grad_x, weight_partial, bias_partial, grad_row, grad_column, x_row, x_column, count, n,
+    WEIGHT: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A program leaves what its tiles add to the gradients of weight and bias in its rows of the partial sums."""
+    columns = tl.arange(0, BLOCK)[None, :]
+    weights = 0.0
+    if WEIGHT:
+        weights = block_of(weight + columns, columns < n, MASKED)
+    if STAGES == 0:
+        to_weight, to_bias = backward_tile(
+            tl.program_id(0), grad, x, weights, means, reciprocals, grad_x, grad_row, grad_column, x_row, x_column, count, n,
+            WEIGHT, MASKED, ROWS, BLOCK,
+        )  # fmt: skip
+    else:
+        to_weight = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+        to_bias = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+        for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
+            of_weight, of_bias = backward_tile(
+                tile, grad, x, weights, means, reciprocals, grad_x, grad_row, grad_column, x_row, x_column, count, n,
+                WEIGHT, MASKED, ROWS, BLOCK,
+            )  # fmt: skip
+            to_weight += of_weight
+            to_bias += of_bias
+    places = tl.arange(0, BLOCK)
+    here = tl.program_id(0).to(tl.int64) * n + places
+    if WEIGHT:
+        tl.store(weight_partial + here, tl.sum(to_weight, axis=0), mask=places < n)
+    if BIAS:
+        tl.store(bias_partial + here, tl.sum(to_bias, axis=0), mask=places < n)
+
+
+@triton.jit
+def column_sums(partial, out, count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The sums of some columns, always in the same order, rounded to what `out` has."""
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    for start in range(0, count, ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        total += tl.load(partial + rows.to(tl.int64) * n + columns, mask=(rows < count) & (columns < n), other=0.0)
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + places, tl.sum(total, axis=0), mask=places < n)
+
+
+@triton.jit
+def summed(weight_partial, bias_partial, grad_weight, grad_bias, count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The gradients of weight (programs 0, ... of the second axis) and bias from their partial sums."""
+    if tl.program_id(1) == 0:
+        column_sums(weight_partial, grad_weight, count, n, ROWS, BLOCK)
+    else:
+        column_sums(bias_partial, grad_bias, count, n, ROWS, BLOCK)

@@ -1,14 +1,15 @@
-"""The Triton kernels of all RMSNorms: one forward, one backward.
+"""The Triton kernels of all RMSNorms for rows that fit into the registers of a program: forward, backward, and the sum of partial sums.
 
 With x a row of n values, r = 1 / sqrt(mean(x^2) + eps), u = w + OFFSET and a = act(gate), or 1 where there is no gate:
 
     y = x r u a        dx = r (h - x r^2 / n sum(h x)) with h = g a u        dw = sum over rows of g a x r        dgate = g x r u act'(gate)
 
 Everything is computed in float32 and rounded once, where it is stored. What has to be moved is x and y in the forward, and x, g and dx in
-the backward, with gate and dgate where there is a gate; the weight and the partial sums of its gradient stay in the L2 cache.
+the backward, with gate and dgate where there is a gate: 4 and 6 bytes for each value in half precision, 6 and 10 with a gate. The weight
+and the partial sums of its gradient stay in the L2 cache.
 
-`WHOLE` says that BLOCK covers a row, which then is held in registers and read once; with short rows a program takes ROWS at a time. Longer
-rows are read twice, the second time mostly from the L2 cache.
+BLOCK covers a row, and a tile is ROWS rows, held in registers and read once. A program takes one tile (STAGES is 0), or every so manieth
+tile, of which the next STAGES - 1 are on their way while one is computed. MASKED says that a tile has places without a value.
 """
 
 import triton
@@ -16,9 +17,24 @@ import triton.language as tl
 
 
 @triton.jit
-def loaded(pointers, columns, stride, inside):
-    """A block of rows, in float32."""
-    return tl.load(pointers + columns * stride, mask=inside, other=0.0).to(tl.float32)
+def block_of(pointers, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
+    """What is stored there, zero where nothing is. STREAM says that it leaves the L2 cache first."""
+    policy: tl.constexpr = "evict_first" if STREAM > 0 else ""
+    if MASKED:
+        values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy)
+    else:
+        values = tl.load(pointers, eviction_policy=policy)
+    return values
+
+
+@triton.jit
+def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
+    """Store the values, rounded to what is pointed at. STREAM of two says that they leave the L2 cache first."""
+    policy: tl.constexpr = "evict_first" if STREAM == 2 else ""
+    if MASKED:
+        tl.store(pointers, values, mask=inside, eviction_policy=policy)
+    else:
+        tl.store(pointers, values, eviction_policy=policy)
 
 
 @triton.jit
@@ -35,146 +51,101 @@ def activated(gate, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def scaled(normalized, weight, gate, columns, gate_column, inside, OFFSET: tl.constexpr, ACTIVATION: tl.constexpr):
-    """The normalised values times weight and gate."""
-    result = normalized * (loaded(weight, columns, 1, inside) + OFFSET)
+def forward_tile(
+    tile, x, weights, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps,
+    OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    columns = tl.arange(0, BLOCK)[None, :]
+    inside = (rows < count)[:, None] & (columns < n)
+    values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED, STREAM).to(tl.float32)
     if ACTIVATION != "none":
-        value, _ = activated(loaded(gate, columns, gate_column, inside), ACTIVATION)
+        gates = block_of(gate + rows[:, None] * gate_row + columns * gate_column, inside, MASKED, STREAM).to(tl.float32)
+    reciprocal = 1.0 / tl.sqrt(tl.sum(values * values, axis=1) / n + eps)
+    result = values * reciprocal[:, None] * (weights.to(tl.float32) + OFFSET)
+    if ACTIVATION != "none":
+        value, _ = activated(gates, ACTIVATION)
         result = result * value
-    return result
+    keep(y + rows[:, None] * n + columns, result, inside, MASKED, STREAM)
+    tl.store(reciprocals + rows, reciprocal, mask=rows < count)
 
 
 @triton.jit
 def forward(
-    x,
-    weight,
-    gate,
-    y,
-    reciprocals,
-    x_row,
-    x_column,
-    gate_row,
-    gate_column,
-    count,
-    n,
-    eps,
-    OFFSET: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    WHOLE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    present = rows < count
-    x, y, gate = x + rows[:, None] * x_row, y + rows[:, None] * n, gate + rows[:, None] * gate_row
-    if WHOLE:
-        columns = tl.arange(0, BLOCK)[None, :]
-        inside = present[:, None] & (columns < n)
-        values = loaded(x, columns, x_column, inside)
-        reciprocal = 1.0 / tl.sqrt(tl.sum(values * values, axis=1) / n + eps)
-        normalized = values * reciprocal[:, None]
-        tl.store(y + columns, scaled(normalized, weight, gate, columns, gate_column, inside, OFFSET, ACTIVATION), mask=inside)
+    x, weight, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps, OFFSET: tl.constexpr, ACTIVATION: tl.constexpr,
+    STREAM: tl.constexpr, MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    columns = tl.arange(0, BLOCK)[None, :]
+    weights = block_of(weight + columns, columns < n, MASKED)
+    if STAGES == 0:
+        forward_tile(
+            tl.program_id(0), x, weights, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps,
+            OFFSET, ACTIVATION, STREAM, MASKED, ROWS, BLOCK,
+        )  # fmt: skip
     else:
-        squares = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-        for start in range(0, n, BLOCK):
-            columns = start + tl.arange(0, BLOCK)[None, :]
-            values = loaded(x, columns, x_column, present[:, None] & (columns < n))
-            squares += values * values
-        reciprocal = 1.0 / tl.sqrt(tl.sum(squares, axis=1) / n + eps)
-        for start in range(0, n, BLOCK):
-            columns = start + tl.arange(0, BLOCK)[None, :]
-            inside = present[:, None] & (columns < n)
-            normalized = loaded(x, columns, x_column, inside) * reciprocal[:, None]
-            tl.store(y + columns, scaled(normalized, weight, gate, columns, gate_column, inside, OFFSET, ACTIVATION), mask=inside)
-    tl.store(reciprocals + rows, reciprocal, mask=present)
+        for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
+            forward_tile(
+                tile, x, weights, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps,
+                OFFSET, ACTIVATION, STREAM, MASKED, ROWS, BLOCK,
+            )  # fmt: skip
 
 
 @triton.jit
-def gradients(grad, gate, weight, normalized, columns, grad_column, gate_column, inside, OFFSET: tl.constexpr, ACTIVATION: tl.constexpr):
-    """The gradient of the normalised values, what the rows add to the gradient of the weight, and the gradient of the gate."""
-    incoming = loaded(grad, columns, grad_column, inside)
-    scale = loaded(weight, columns, 1, inside) + OFFSET
-    of_gate = incoming
+def backward_tile(
+    tile, grad, x, weights, gate, reciprocals, grad_x, grad_gate, grad_row, grad_column, x_row, x_column, gate_row, gate_column, count, n,
+    OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Store the gradients of the rows; what comes back is what they add to the gradient of the weight."""
+    rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    columns = tl.arange(0, BLOCK)[None, :]
+    inside = (rows < count)[:, None] & (columns < n)
+    values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED).to(tl.float32)
+    incoming = block_of(grad + rows[:, None] * grad_row + columns * grad_column, inside, MASKED).to(tl.float32)
+    reciprocal = tl.load(reciprocals + rows, mask=rows < count, other=0.0)[:, None]
+    normalized = values * reciprocal
+    scale = weights.to(tl.float32) + OFFSET
     if ACTIVATION != "none":
-        value, slope = activated(loaded(gate, columns, gate_column, inside), ACTIVATION)
-        of_gate = incoming * normalized * scale * slope
+        gates = block_of(gate + rows[:, None] * gate_row + columns * gate_column, inside, MASKED).to(tl.float32)
+        value, slope = activated(gates, ACTIVATION)
+        keep(grad_gate + rows[:, None] * n + columns, incoming * normalized * scale * slope, inside, MASKED)
         incoming = incoming * value
-    return incoming * scale, incoming * normalized, of_gate
+    outgoing = incoming * scale
+    projection = (tl.sum(outgoing * normalized, axis=1) / n)[:, None]
+    keep(grad_x + rows[:, None] * n + columns, (outgoing - normalized * projection) * reciprocal, inside, MASKED)
+    return incoming * normalized
 
 
 @triton.jit
 def backward(
-    grad,
-    x,
-    weight,
-    gate,
-    reciprocals,
-    grad_x,
-    grad_gate,
-    partial,
-    grad_row,
-    grad_column,
-    x_row,
-    x_column,
-    gate_row,
-    gate_column,
-    count,
-    n,
-    each,
-    OFFSET: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    WHOLE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """A program takes `each` times ROWS rows in a row, and leaves what they add to the gradient of the weight in its row of `partial`."""
-    program = tl.program_id(0).to(tl.int64)
-    partial += program * n
+    grad, x, weight, gate, reciprocals, grad_x, grad_gate, partial, grad_row, grad_column, x_row, x_column, gate_row, gate_column, count, n,
+    OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A program leaves what its tiles add to the gradient of the weight in its row of `partial`."""
+    columns = tl.arange(0, BLOCK)[None, :]
+    weights = block_of(weight + columns, columns < n, MASKED)
+    if STAGES == 0:
+        total = backward_tile(
+            tl.program_id(0), grad, x, weights, gate, reciprocals, grad_x, grad_gate,
+            grad_row, grad_column, x_row, x_column, gate_row, gate_column, count, n, OFFSET, ACTIVATION, MASKED, ROWS, BLOCK,
+        )  # fmt: skip
+    else:
+        total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+        for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
+            total += backward_tile(
+                tile, grad, x, weights, gate, reciprocals, grad_x, grad_gate,
+                grad_row, grad_column, x_row, x_column, gate_row, gate_column, count, n, OFFSET, ACTIVATION, MASKED, ROWS, BLOCK,
+            )  # fmt: skip
+    places = tl.arange(0, BLOCK)
+    tl.store(partial + tl.program_id(0).to(tl.int64) * n + places, tl.sum(total, axis=0), mask=places < n)
+
+
+@triton.jit
+def summed(partial, out, count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The sums of some columns of `partial`, always in the same order, rounded to what `out` has."""
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
     total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-    for step in range(each):
-        rows = (program * each + step) * ROWS + tl.arange(0, ROWS)
-        present = (rows < count)[:, None]
-        reciprocal = tl.load(reciprocals + rows, mask=rows < count, other=0.0)[:, None]
-        at_x, at_grad, at_gate = x + rows[:, None] * x_row, grad + rows[:, None] * grad_row, gate + rows[:, None] * gate_row
-        at_grad_x, at_grad_gate = grad_x + rows[:, None] * n, grad_gate + rows[:, None] * n
-        if WHOLE:
-            columns = tl.arange(0, BLOCK)[None, :]
-            inside = present & (columns < n)
-            normalized = loaded(at_x, columns, x_column, inside) * reciprocal
-            outgoing, to_weight, of_gate = gradients(
-                at_grad, at_gate, weight, normalized, columns, grad_column, gate_column, inside, OFFSET, ACTIVATION
-            )
-            projection = (tl.sum(outgoing * normalized, axis=1) / n)[:, None]
-            tl.store(at_grad_x + columns, (outgoing - normalized * projection) * reciprocal, mask=inside)
-            if ACTIVATION != "none":
-                tl.store(at_grad_gate + columns, of_gate, mask=inside)
-            total += to_weight
-        else:
-            products = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
-            for start in range(0, n, BLOCK):
-                columns = start + tl.arange(0, BLOCK)[None, :]
-                inside = present & (columns < n)
-                normalized = loaded(at_x, columns, x_column, inside) * reciprocal
-                outgoing, _, _ = gradients(
-                    at_grad, at_gate, weight, normalized, columns, grad_column, gate_column, inside, OFFSET, ACTIVATION
-                )
-                products += outgoing * normalized
-            projection = (tl.sum(products, axis=1) / n)[:, None]
-            for start in range(0, n, BLOCK):
-                columns = start + tl.arange(0, BLOCK)[None, :]
-                inside = present & (columns < n)
-                normalized = loaded(at_x, columns, x_column, inside) * reciprocal
-                outgoing, to_weight, of_gate = gradients(
-                    at_grad, at_gate, weight, normalized, columns, grad_column, gate_column, inside, OFFSET, ACTIVATION
-                )
-                tl.store(at_grad_x + columns, (outgoing - normalized * projection) * reciprocal, mask=inside)
-                if ACTIVATION != "none":
-                    tl.store(at_grad_gate + columns, of_gate, mask=inside)
-                # The sums of a long row do not fit into registers: they are in this program's row of `partial`, which is nobody else's.
-                here = partial + columns
-                before = tl.load(here, mask=(columns < n) & (step > 0), other=0.0)
-                tl.store(here, before + to_weight, mask=columns < n)
-            tl.debug_barrier()  # the next row's loads are after these stores, whichever thread makes them
-    if WHOLE:
-        places = tl.arange(0, BLOCK)
-        tl.store(partial + places, tl.sum(total, axis=0), mask=places < n)
+    for start in range(0, count, ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        total += tl.load(partial + rows.to(tl.int64) * n + columns, mask=(rows < count) & (columns < n), other=0.0)
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + places, tl.sum(total, axis=0), mask=places < n)
