@@ -11,13 +11,14 @@ import triton
 from torch import Tensor
 
 from . import kernels
+from .configurations import Configuration, configured
 
 __all__ = ["activation", "activation_and_mul"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# 16 values for each thread of four warps. Nothing is tuned: element-wise kernels are bound by memory with any tile of about this size.
-_TILE = 2048
+_RULE: Configuration = {"tile": 1024, "warps": 4}
+"""Eight values for each thread: 16 bytes in half precision."""
 
 
 def activation(x: Tensor, function: str) -> Tensor:
@@ -65,20 +66,26 @@ def _like(x: Tensor, out: Tensor) -> Tensor:
     return x if x.stride() == out.stride() else torch.empty_like(out, dtype=x.dtype).copy_(x)
 
 
+def _plain_tile(kernel: str, x: Tensor) -> tuple[tuple[int], dict[str, int | bool]]:
+    """The grid, and the tile of a program. A tensor without gaps is so many rows of one value."""
+    count = x.numel()
+    chosen = configured(kernel, 1, count, x.device, _RULE)
+    return (triton.cdiv(count, chosen["tile"]),), {"BLOCK": chosen["tile"], "num_warps": chosen["warps"]}
+
+
 def _plain_forward(x: Tensor, function: str) -> Tensor:
     y = torch.empty_like(x)
-    count = x.numel()
-    if count > 0:
-        kernels.plain_forward[(triton.cdiv(count, _TILE),)](_like(x, y), y, count, FUNCTION=function, BLOCK=_TILE, num_warps=4)
+    if x.numel() > 0:
+        grid, tile = _plain_tile("plain_forward", x)
+        kernels.plain_forward[grid](_like(x, y), y, x.numel(), FUNCTION=function, **tile)
     return y
 
 
 def _plain_backward(grad: Tensor, x: Tensor, function: str) -> Tensor:
     grad_x = torch.empty_like(x)
-    count = x.numel()
-    if count > 0:
-        tensors = (_like(grad, grad_x), _like(x, grad_x), grad_x)
-        kernels.plain_backward[(triton.cdiv(count, _TILE),)](*tensors, count, FUNCTION=function, BLOCK=_TILE, num_warps=4)
+    if x.numel() > 0:
+        grid, tile = _plain_tile("plain_backward", x)
+        kernels.plain_backward[grid](_like(grad, grad_x), _like(x, grad_x), grad_x, x.numel(), FUNCTION=function, **tile)
     return grad_x
 
 
@@ -100,10 +107,20 @@ class _Activation(torch.autograd.Function):
 # --- gate and factor in one tensor -------------------------------------------------------------------------------------------------------
 
 
-def _gated_tile(n: int) -> tuple[int, int]:
-    """Rows and columns of a tile."""
-    block = min(_TILE, max(16, triton.next_power_of_2(n)))
-    return _TILE // block, block
+def _gated_tile(kernel: str, flat: Tensor, n: int) -> tuple[tuple[int], dict[str, int | bool]]:
+    """The grid, and the tile of a program: rows and columns of the result."""
+    longest, count = max(16, triton.next_power_of_2(n)), flat.shape[0]
+    chosen = configured(kernel, longest, count, flat.device, _RULE)
+    block = min(chosen["tile"], longest)
+    rows = chosen["tile"] // block
+    tile = {
+        "STREAM": chosen.get("stream", 0),
+        "MASKED": n % block != 0 or rows > 1,
+        "ROWS": rows,
+        "BLOCK": block,
+        "num_warps": chosen["warps"],
+    }
+    return (triton.cdiv(count, rows) * triton.cdiv(n, block),), tile
 
 
 def _gated_forward(x: Tensor, function: str) -> Tensor:
@@ -112,11 +129,8 @@ def _gated_forward(x: Tensor, function: str) -> Tensor:
     if x.numel() == 0:
         return y
     flat = x.reshape(-1, 2 * n)
-    count = flat.shape[0]
-    rows, block = _gated_tile(n)
-    kernels.gated_forward[(triton.cdiv(count, rows) * triton.cdiv(n, block),)](
-        flat, y, flat.stride(0), flat.stride(1), count, n, FUNCTION=function, ROWS=rows, BLOCK=block, num_warps=4
-    )
+    grid, tile = _gated_tile("gated_forward", flat, n)
+    kernels.gated_forward[grid](flat, y, *flat.stride(), flat.shape[0], n, FUNCTION=function, **tile)
     return y
 
 
@@ -126,23 +140,9 @@ def _gated_backward(grad: Tensor, x: Tensor, function: str) -> Tensor:
     if x.numel() == 0:
         return grad_x
     flat, flat_grad = x.reshape(-1, 2 * n), grad.reshape(-1, n)
-    count = flat.shape[0]
-    rows, block = _gated_tile(n)
-    kernels.gated_backward[(triton.cdiv(count, rows) * triton.cdiv(n, block),)](
-        flat_grad,
-        flat,
-        grad_x,
-        flat_grad.stride(0),
-        flat_grad.stride(1),
-        flat.stride(0),
-        flat.stride(1),
-        count,
-        n,
-        FUNCTION=function,
-        ROWS=rows,
-        BLOCK=block,
-        num_warps=4,
-    )
+    grid, tile = _gated_tile("gated_backward", flat, n)
+    strides = *flat_grad.stride(), *flat.stride()
+    kernels.gated_backward[grid](flat_grad, flat, grad_x, *strides, flat.shape[0], n, FUNCTION=function, **tile)
     return grad_x
 
 

@@ -6,7 +6,9 @@ With f one of SiLU, GELU (by erf), GELU (by tanh) and quick GELU:
     plain: y = f(x)            dx = g f'(x)
 
 Everything is computed in float32 and rounded once, where it is stored. What has to be moved is each input and each output once: three and
-five tensors of the size of y for the gated ones, two and three for the plain ones.
+five tensors of the size of y for the gated ones, two and three for the plain ones; in half precision 6 and 10, 4 and 6 bytes for a value.
+
+A program has a tile of ROWS times BLOCK results. MASKED says that some tile has places without a value.
 
 The formulas are written without cancellation: (1 + tanh(u)) / 2 is sigmoid(2 u).
 """
@@ -70,6 +72,27 @@ def plain_backward(grad, x, grad_x, count, FUNCTION: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
+def block_of(pointers, inside, MASKED: tl.constexpr, STREAM: tl.constexpr):
+    """What is stored there in float32, zero where nothing is. STREAM says that it leaves the L2 cache first."""
+    policy: tl.constexpr = "evict_first" if STREAM > 0 else ""
+    if MASKED:
+        values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy)
+    else:
+        values = tl.load(pointers, eviction_policy=policy)
+    return values.to(tl.float32)
+
+
+@triton.jit
+def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
+    """Store the values, rounded to what is pointed at. STREAM of two says that they leave the L2 cache first."""
+    policy: tl.constexpr = "evict_first" if STREAM == 2 else ""
+    if MASKED:
+        tl.store(pointers, values, mask=inside, eviction_policy=policy)
+    else:
+        tl.store(pointers, values, eviction_policy=policy)
+
+
+@triton.jit
 def tile_of(count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """The rows and columns of a program, and which of them there are. Neighbouring programs have neighbouring columns."""
     blocks = tl.cdiv(n, BLOCK)
@@ -80,35 +103,27 @@ def tile_of(count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def gated_forward(x, y, row, column, count, n, FUNCTION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def gated_forward(
+    x, y, row, column, count, n, FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     rows, columns, inside = tile_of(count, n, ROWS, BLOCK)
     x += rows * row
-    value = value_of(tl.load(x + columns * column, mask=inside, other=0.0).to(tl.float32), FUNCTION)
-    up = tl.load(x + (n + columns) * column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + rows * n + columns, value * up, mask=inside)
+    gate = block_of(x + columns * column, inside, MASKED, STREAM)
+    up = block_of(x + (n + columns) * column, inside, MASKED, STREAM)
+    keep(y + rows * n + columns, value_of(gate, FUNCTION) * up, inside, MASKED, STREAM)
 
 
 @triton.jit
 def gated_backward(
-    grad,
-    x,
-    grad_x,
-    grad_row,
-    grad_column,
-    row,
-    column,
-    count,
-    n,
-    FUNCTION: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    grad, x, grad_x, grad_row, grad_column, row, column, count, n,
+    FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The gradient of both halves goes into one tensor, which autograd of two slices would fill with zeros first, twice."""
     rows, columns, inside = tile_of(count, n, ROWS, BLOCK)
     x += rows * row
-    incoming = tl.load(grad + rows * grad_row + columns * grad_column, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(x + columns * column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(x + (n + columns) * column, mask=inside, other=0.0).to(tl.float32)
+    incoming = block_of(grad + rows * grad_row + columns * grad_column, inside, MASKED, STREAM)
+    gate = block_of(x + columns * column, inside, MASKED, STREAM)
+    up = block_of(x + (n + columns) * column, inside, MASKED, STREAM)
     grad_x += rows * 2 * n
-    tl.store(grad_x + columns, incoming * up * slope_of(gate, FUNCTION), mask=inside)
-    tl.store(grad_x + n + columns, incoming * value_of(gate, FUNCTION), mask=inside)
+    keep(grad_x + columns, incoming * up * slope_of(gate, FUNCTION), inside, MASKED, STREAM)
+    keep(grad_x + n + columns, incoming * value_of(gate, FUNCTION), inside, MASKED, STREAM)

@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from . import kernels
+from .configurations import Configuration, configured
 
 __all__ = ["rotary"]
 
@@ -76,6 +77,12 @@ def _out(x: Tensor, dtype: torch.dtype, like: bool) -> Tensor:
     return torch.empty(x.shape, dtype=dtype, device=x.device)
 
 
+def _rule(pairs: int) -> Configuration:
+    """Tiles of about 4096 pairs, 16 pairs for each thread; heads that are not there cost no memory traffic."""
+    groups = max(1, pairs // 4096)
+    return {"groups": groups, "warps": max(1, min(8, pairs // groups // 512))}
+
+
 def _launch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, dim: int, interleaved: bool, dtypes: list[torch.dtype], back: bool) -> Pair:
     batch, size, half = q.shape[0], q.shape[-1], q.shape[-1] // 2
     tokens_dim = 3 - dim
@@ -87,9 +94,11 @@ def _launch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, dim: int, interleave
     pair, gap = (2, 1) if interleaved else (1, half)
     table_pair, table_gap = (pair, gap) if full else (1, 0)
     block = max(8, triton.next_power_of_2(half))
-    # A tile of about 2048 pairs, 16 values for each thread of eight warps; heads that are not there cost no memory traffic.
-    heads = max(1, min(2048 // block, triton.next_power_of_2(max(q_heads, k_heads))))
-    groups = triton.cdiv(q_heads, heads) + triton.cdiv(k_heads, heads)
+    heads = triton.next_power_of_2(q_heads + k_heads)
+    chosen = configured("rotate", heads * block, batch * tokens, q.device, _rule(heads * block))
+    q_tile, k_tile = (triton.next_power_of_2(max(1, triton.cdiv(n, chosen["groups"]))) for n in (q_heads, k_heads))
+    groups = max(triton.cdiv(q_heads, q_tile), triton.cdiv(k_heads, k_tile))
+    padded = groups * q_tile != q_heads or groups * k_tile != k_heads
     strides = [x.stride(n) for x in (q, k) for n in (0, dim, tokens_dim, 3)]
     out_strides = [x.stride(n) for x in (out_q, out_k) for n in (0, dim, tokens_dim)]
     table_strides = [t.stride(n) if n > 0 or t.shape[0] > 1 else 0 for t in (cos, sin) for n in (0, 1, 2)]
@@ -112,9 +121,12 @@ def _launch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, dim: int, interleave
         table_pair,
         table_gap,
         BACK=back,
-        HEADS=heads,
+        STREAM=chosen.get("stream", 0),
+        MASKED=half != block or padded,
+        Q_HEADS=q_tile,
+        K_HEADS=k_tile,
         BLOCK=block,
-        num_warps=max(1, min(8, heads * block // 256)),
+        num_warps=chosen["warps"],
     )
     return out_q, out_k
 

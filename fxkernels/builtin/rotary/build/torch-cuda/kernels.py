@@ -8,8 +8,10 @@ The layouts differ in where the pairs are: a and b lie d / 2 apart and neighbour
 pairs two (interleaved). The factors of a and b are d / 2 or one apart in a full table, and the same in a half one. So four numbers say all:
 `pair` and `gap` of the heads, `table_pair` and `table_gap` of cos and sin.
 
-A program turns HEADS heads of one token, queries or keys, and reads its row of cos and sin once. What has to be moved is q and k, in and
-out, and one row of cos and sin per token. Everything is computed in float32 and rounded once, where it is stored.
+A program turns Q_HEADS query heads and K_HEADS key heads of one token, and reads its row of cos and sin once. What has to be moved is q and
+k, in and out, 4 bytes for each value in half precision, and one row of cos and sin per token. All that is read is asked for before
+anything is written, since a compiler has to think that q and out may be one memory. Everything is computed in float32 and rounded once,
+where it is stored. MASKED says that a tile has places without a pair.
 """
 
 import triton
@@ -17,108 +19,70 @@ import triton.language as tl
 
 
 @triton.jit
-def turn(
-    x,
-    out,
-    batch,
-    token,
-    head,
-    x_batch,
-    x_head,
-    x_token,
-    x_column,
-    out_batch,
-    out_head,
-    out_token,
-    heads,
-    half,
-    pair,
-    gap,
-    c1,
-    c2,
-    s1,
-    s2,
-    BACK: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Turn some heads of one token. The last dimension of `out` is dense."""
-    pairs = tl.arange(0, BLOCK)[None, :]
-    inside = (head < heads) & (pairs < half)
-    x += batch * x_batch + token * x_token + head.to(tl.int64) * x_head
-    out += batch * out_batch + token * out_token + head.to(tl.int64) * out_head
-    a = tl.load(x + pairs * pair * x_column, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(x + (pairs * pair + gap) * x_column, mask=inside, other=0.0).to(tl.float32)
+def block_of(pointers, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
+    """What is stored there, zero where nothing is. STREAM says that it leaves the L2 cache first."""
+    policy: tl.constexpr = "evict_first" if STREAM > 0 else ""
+    if MASKED:
+        values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy)
+    else:
+        values = tl.load(pointers, eviction_policy=policy)
+    return values
+
+
+@triton.jit
+def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
+    """Store the values, rounded to what is pointed at. STREAM of two says that they leave the L2 cache first."""
+    policy: tl.constexpr = "evict_first" if STREAM == 2 else ""
+    if MASKED:
+        tl.store(pointers, values, mask=inside, eviction_policy=policy)
+    else:
+        tl.store(pointers, values, eviction_policy=policy)
+
+
+@triton.jit
+def turned(a, b, c1, c2, s1, s2, BACK: tl.constexpr):
+    """The pairs, turned there or back."""
+    a, b = a.to(tl.float32), b.to(tl.float32)
     if BACK:
         first = a * c1 + b * s2
         second = b * c2 - a * s1
     else:
         first = a * c1 - b * s1
         second = b * c2 + a * s2
-    tl.store(out + pairs * pair, first, mask=inside)
-    tl.store(out + pairs * pair + gap, second, mask=inside)
+    return first, second
 
 
 @triton.jit
 def rotate(
-    q,
-    k,
-    cos,
-    sin,
-    out_q,
-    out_k,
-    q_batch,
-    q_head,
-    q_token,
-    q_column,
-    k_batch,
-    k_head,
-    k_token,
-    k_column,
-    out_q_batch,
-    out_q_head,
-    out_q_token,
-    out_k_batch,
-    out_k_head,
-    out_k_token,
-    cos_batch,
-    cos_token,
-    cos_column,
-    sin_batch,
-    sin_token,
-    sin_column,
-    tokens,
-    q_heads,
-    k_heads,
-    half,
-    pair,
-    gap,
-    table_pair,
-    table_gap,
-    BACK: tl.constexpr,
-    HEADS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    place = tl.program_id(0).to(tl.int64)
-    batch, token = place // tokens, place % tokens
-    group, q_groups = tl.program_id(1), tl.cdiv(q_heads, HEADS)
+    q, k, cos, sin, out_q, out_k,
+    q_batch, q_head, q_token, q_column, k_batch, k_head, k_token, k_column,
+    out_q_batch, out_q_head, out_q_token, out_k_batch, out_k_head, out_k_token,
+    cos_batch, cos_token, cos_column, sin_batch, sin_token, sin_column,
+    tokens, q_heads, k_heads, half, pair, gap, table_pair, table_gap,
+    BACK: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The last dimension of the outputs is dense."""
+    place, group = tl.program_id(0), tl.program_id(1)
+    batch, token = (place // tokens).to(tl.int64), (place % tokens).to(tl.int64)
     pairs = tl.arange(0, BLOCK)[None, :]
-    inside = pairs < half
-    cos += batch * cos_batch + token * cos_token
-    sin += batch * sin_batch + token * sin_token
-    c1 = tl.load(cos + pairs * table_pair * cos_column, mask=inside, other=0.0).to(tl.float32)
-    c2 = tl.load(cos + (pairs * table_pair + table_gap) * cos_column, mask=inside, other=0.0).to(tl.float32)
-    s1 = tl.load(sin + pairs * table_pair * sin_column, mask=inside, other=0.0).to(tl.float32)
-    s2 = tl.load(sin + (pairs * table_pair + table_gap) * sin_column, mask=inside, other=0.0).to(tl.float32)
-    heads = tl.arange(0, HEADS)[:, None]
-    if group < q_groups:
-        head = group * HEADS + heads
-        turn(
-            q, out_q, batch, token, head, q_batch, q_head, q_token, q_column, out_q_batch, out_q_head, out_q_token,
-            q_heads, half, pair, gap, c1, c2, s1, s2, BACK, BLOCK,
-        )  # fmt: skip
-    else:
-        head = (group - q_groups) * HEADS + heads
-        turn(
-            k, out_k, batch, token, head, k_batch, k_head, k_token, k_column, out_k_batch, out_k_head, out_k_token,
-            k_heads, half, pair, gap, c1, c2, s1, s2, BACK, BLOCK,
-        )  # fmt: skip
+    heads_of_q = group * Q_HEADS + tl.arange(0, Q_HEADS)[:, None]
+    heads_of_k = group * K_HEADS + tl.arange(0, K_HEADS)[:, None]
+    in_q, in_k = (heads_of_q < q_heads) & (pairs < half), (heads_of_k < k_heads) & (pairs < half)
+    at_q = q + batch * q_batch + token * q_token + heads_of_q.to(tl.int64) * q_head + pairs * pair * q_column
+    at_k = k + batch * k_batch + token * k_token + heads_of_k.to(tl.int64) * k_head + pairs * pair * k_column
+    q_a, q_b = block_of(at_q, in_q, MASKED, STREAM), block_of(at_q + gap * q_column, in_q, MASKED, STREAM)
+    k_a, k_b = block_of(at_k, in_k, MASKED, STREAM), block_of(at_k + gap * k_column, in_k, MASKED, STREAM)
+    at_cos = cos + batch * cos_batch + token * cos_token + pairs * table_pair * cos_column
+    at_sin = sin + batch * sin_batch + token * sin_token + pairs * table_pair * sin_column
+    c1 = block_of(at_cos, pairs < half, MASKED).to(tl.float32)
+    c2 = block_of(at_cos + table_gap * cos_column, pairs < half, MASKED).to(tl.float32)
+    s1 = block_of(at_sin, pairs < half, MASKED).to(tl.float32)
+    s2 = block_of(at_sin + table_gap * sin_column, pairs < half, MASKED).to(tl.float32)
+    q_a, q_b = turned(q_a, q_b, c1, c2, s1, s2, BACK)
+    k_a, k_b = turned(k_a, k_b, c1, c2, s1, s2, BACK)
+    at_q = out_q + batch * out_q_batch + token * out_q_token + heads_of_q.to(tl.int64) * out_q_head + pairs * pair
+    at_k = out_k + batch * out_k_batch + token * out_k_token + heads_of_k.to(tl.int64) * out_k_head + pairs * pair
+    keep(at_q, q_a, in_q, MASKED, STREAM)
+    keep(at_q + gap, q_b, in_q, MASKED, STREAM)
+    keep(at_k, k_a, in_k, MASKED, STREAM)
+    keep(at_k + gap, k_b, in_k, MASKED, STREAM)
