@@ -1,130 +1,164 @@
-"""The Triton kernels of the causal depthwise convolution: forward, and both gradients.
+"""The Triton kernels of the causal depthwise convolution: forward, both gradients, and the sum of partial sums.
 
 Each channel has WIDTH weights and is convolved with its own past:
 
     u[t] = bias + sum over k of w[k] x[t - WIDTH + 1 + k]        y = silu(u), or u
     h = g silu'(u)        dx[t] = sum over k of w[k] h[t + WIDTH - 1 - k]        dw[k] = sum over t of h[t] x[t - WIDTH + 1 + k]
 
-A program has a tile of channels and times. The shifted tiles of x come from the L1 cache, so what has to be moved is x and y in the forward
-and x, g and dx in the backward; u is computed again there, WIDTH times, which is cheaper than to write it. Everything is computed in
-float32 and rounded once, where it is stored.
+What has to be moved is x and y in the forward, and x, g and dx in the backward: 4 and 6 bytes for each value in half precision. A program
+has CHANNELS channels and goes through time, STEPS times at once, which are in registers (`times.py`). The WIDTH - 1 times around them are
+read again, from the L1 cache, and h is computed again there. Everything is computed in float32 and rounded once, where it is stored.
 """
+
+# ruff: noqa: RUF005 - Triton knows no starred expressions (3.7)
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def shifted(pointers, channels, times, channel_stride, time_stride, inside_channels, length):
-    """A tile at some times, of which those before the first and after the last are zero."""
-    inside = inside_channels & (times >= 0) & (times < length)
-    return tl.load(pointers + channels * channel_stride + times * time_stride, mask=inside, other=0.0).to(tl.float32)
+from .times import keep, single_times, times_of
 
 
 @triton.jit
-def convolved(
-    x,
-    weight,
-    bias,
-    channels,
-    times,
-    x_channel,
-    x_time,
-    inside_channels,
-    length,
-    BIAS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LIKE: tl.constexpr,
-):
-    """The convolution at some times, before the activation. LIKE is the shape of the tile."""
-    total = tl.zeros(LIKE, dtype=tl.float32)
-    if BIAS:
-        total += tl.load(bias + channels, mask=inside_channels, other=0.0).to(tl.float32)
+def place_of(count, length, each, CHANNELS: tl.constexpr, STEPS: tl.constexpr):
+    """The batch of a program, its first time, its channels, and which of them there are."""
+    stretches = tl.cdiv(length, each * STEPS)
+    place = tl.program_id(0)
+    channels = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
+    return (place // stretches).to(tl.int64), (place % stretches) * each * STEPS, channels, channels < count
+
+
+@triton.jit
+def past_of(x, inside, first, rest, time, WIDTH: tl.constexpr):
+    """The values at the WIDTH - 1 times before number 0, which is the time `first`; zero before the first one of all."""
+    values = ()
+    for n in tl.static_range(1 - WIDTH, 0):
+        values = values + (tl.load(x + n * time, mask=inside & (first + n >= 0) & (rest > n), other=0.0),)
+    return values
+
+
+@triton.jit
+def weights_of(weight, bias, channels, inside, BIAS: tl.constexpr, WIDTH: tl.constexpr):
+    """The weights of the channels, and then the bias."""
+    factors = ()
     for k in tl.static_range(WIDTH):
-        factor = tl.load(weight + channels * WIDTH + k, mask=inside_channels, other=0.0).to(tl.float32)
-        total += factor * shifted(x, channels, times - (WIDTH - 1 - k), x_channel, x_time, inside_channels, length)
+        factors = factors + (tl.load(weight + channels * WIDTH + k, mask=inside, other=0.0).to(tl.float32),)
+    if BIAS:
+        factors = factors + (tl.load(bias + channels, mask=inside, other=0.0).to(tl.float32),)
+    else:
+        factors = factors + (tl.zeros(channels.shape, dtype=tl.float32),)
+    return factors
+
+
+@triton.jit
+def convolved(values, factors, n: tl.constexpr, WIDTH: tl.constexpr):
+    """The convolution at the time whose value is number n + WIDTH - 1, before the activation."""
+    total = factors[WIDTH]
+    for k in tl.static_range(WIDTH):
+        total += factors[k] * values[n + k].to(tl.float32)
     return total
 
 
 @triton.jit
-def tile_of(count, length, CHANNELS: tl.constexpr, TIMES: tl.constexpr):
-    """The batch, channels and times of a program."""
-    blocks = tl.cdiv(length, TIMES)
-    place = tl.program_id(0)
-    channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
-    times = (place % blocks) * TIMES + tl.arange(0, TIMES)[None, :]
-    return (place // blocks).to(tl.int64), channels.to(tl.int64), times.to(tl.int64), channels < count
-
-
-@triton.jit
 def forward(
-    x,
-    weight,
-    bias,
-    y,
-    x_batch,
-    x_channel,
-    x_time,
-    y_batch,
-    y_channel,
-    count,
-    length,
-    BIAS: tl.constexpr,
-    SILU: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    TIMES: tl.constexpr,
-):
-    batch, channels, times, inside = tile_of(count, length, CHANNELS, TIMES)
-    x += batch * x_batch
-    result = convolved(x, weight, bias, channels, times, x_channel, x_time, inside, length, BIAS, WIDTH, [CHANNELS, TIMES])
-    if SILU:
-        result = result * tl.sigmoid(result)
-    tl.store(y + batch * y_batch + channels * y_channel + times, result, mask=inside & (times < length))
+    x, weight, bias, y, x_batch, x_channel, x_time, y_batch, y_channel, count, length, each, BIAS: tl.constexpr, SILU: tl.constexpr,
+    WIDTH: tl.constexpr, TIME_IS_DENSE: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """The time of `y` is dense, TIME_IS_DENSE says whether that of `x` is."""
+    batch, begin, channels, inside = place_of(count, length, each, CHANNELS, STEPS)
+    x += batch * x_batch + channels * x_channel + begin.to(tl.int64) * x_time
+    y += batch * y_batch + channels * y_channel + begin
+    factors = weights_of(weight, bias, channels, inside, BIAS, WIDTH)
+    for step in range(each):
+        first = begin + step * STEPS
+        rest = length - first
+        values = past_of(x, inside, first, rest, x_time, WIDTH)
+        values = values + times_of(x, inside, rest, x_time, TIME_IS_DENSE, CHANNELS, STEPS)
+        results = ()
+        for n in tl.static_range(STEPS):
+            result = convolved(values, factors, n, WIDTH)
+            if SILU:
+                result = result * tl.sigmoid(result)
+            results = results + (result,)
+        keep(y, results, inside, rest, 1, True, CHANNELS, STEPS)
+        x += STEPS * x_time
+        y += STEPS
 
 
 @triton.jit
 def backward(
-    grad,
-    x,
-    weight,
-    bias,
-    grad_x,
-    partial,
-    grad_batch,
-    grad_channel,
-    grad_time,
-    x_batch,
-    x_channel,
-    x_time,
-    out_batch,
-    out_channel,
-    out_time,
-    count,
-    length,
-    BIAS: tl.constexpr,
-    SILU: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    TIMES: tl.constexpr,
-):
-    """`partial` gets, per program and channel, what its times add to the gradients of WIDTH weights and the bias."""
-    batch, channels, times, inside = tile_of(count, length, CHANNELS, TIMES)
-    x += batch * x_batch
-    grad += batch * grad_batch
-    partial += (tl.program_id(0).to(tl.int64) * count + channels) * (WIDTH + 1)
-    total = tl.zeros([CHANNELS, TIMES], dtype=tl.float32)
-    for shift in tl.static_range(WIDTH):
-        later = times + shift
-        h = shifted(grad, channels, later, grad_channel, grad_time, inside, length)
-        if SILU:
-            u = convolved(x, weight, bias, channels, later, x_channel, x_time, inside, length, BIAS, WIDTH, [CHANNELS, TIMES])
-            sigmoid = tl.sigmoid(u)
-            h = h * sigmoid * (1 + u * (1 - sigmoid))
-        total += tl.load(weight + channels * WIDTH + (WIDTH - 1 - shift), mask=inside, other=0.0).to(tl.float32) * h
-        if shift == 0:
-            for k in tl.static_range(WIDTH):
-                product = h * shifted(x, channels, times - (WIDTH - 1 - k), x_channel, x_time, inside, length)
-                tl.store(partial + k, tl.sum(product, axis=1)[:, None], mask=inside)
-            tl.store(partial + WIDTH, tl.sum(h, axis=1)[:, None], mask=inside)
-    tl.store(grad_x + batch * out_batch + channels * out_channel + times * out_time, total, mask=inside & (times < length))
+    grad, x, weight, bias, grad_x, partial,
+    grad_batch, grad_channel, grad_time, x_batch, x_channel, x_time, out_batch, out_channel, out_time, count, length, each,
+    BIAS: tl.constexpr, SILU: tl.constexpr, WIDTH: tl.constexpr, GRAD_TIME_IS_DENSE: tl.constexpr, TIME_IS_DENSE: tl.constexpr,
+    OUT_TIME_IS_DENSE: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """A program leaves what its times add to the gradients of WIDTH weights and the bias in its rows of `partial`."""
+    batch, begin, channels, inside = place_of(count, length, each, CHANNELS, STEPS)
+    x += batch * x_batch + channels * x_channel + begin.to(tl.int64) * x_time
+    grad += batch * grad_batch + channels * grad_channel + begin.to(tl.int64) * grad_time
+    grad_x += batch * out_batch + channels * out_channel + begin.to(tl.int64) * out_time
+    factors = weights_of(weight, bias, channels, inside, BIAS, WIDTH)
+    sums = ()
+    for _ in tl.static_range(WIDTH + 1):
+        sums = sums + (tl.zeros([CHANNELS], dtype=tl.float32),)
+    for step in range(each):
+        first = begin + step * STEPS
+        rest = length - first
+        values = past_of(x, inside, first, rest, x_time, WIDTH)
+        values = values + times_of(x, inside, rest, x_time, TIME_IS_DENSE, CHANNELS, STEPS)
+        values = values + single_times(x, inside, rest, x_time, STEPS, WIDTH - 1)
+        incoming = times_of(grad, inside, rest, grad_time, GRAD_TIME_IS_DENSE, CHANNELS, STEPS)
+        incoming = incoming + single_times(grad, inside, rest, grad_time, STEPS, WIDTH - 1)
+        changes = ()
+        for n in tl.static_range(STEPS + WIDTH - 1):
+            change = incoming[n].to(tl.float32)
+            if SILU:
+                u = convolved(values, factors, n, WIDTH)
+                sigmoid = tl.sigmoid(u)
+                change = change * sigmoid * (1 + u * (1 - sigmoid))
+            changes = changes + (change,)
+        results = ()
+        for n in tl.static_range(STEPS):
+            result = factors[0] * changes[n + WIDTH - 1]
+            for k in tl.static_range(1, WIDTH):
+                result += factors[k] * changes[n + WIDTH - 1 - k]
+            results = results + (result,)
+        keep(grad_x, results, inside, rest, out_time, OUT_TIME_IS_DENSE, CHANNELS, STEPS)
+        sums = added(sums, changes, values, WIDTH, STEPS)
+        x += STEPS * x_time
+        grad += STEPS * grad_time
+        grad_x += STEPS * out_time
+    partial += tl.program_id(0).to(tl.int64) * (WIDTH + 1) * count + channels
+    for k in tl.static_range(WIDTH + 1):
+        tl.store(partial + k * count, sums[k], mask=inside)
+
+
+@triton.jit
+def added(sums, changes, values, WIDTH: tl.constexpr, STEPS: tl.constexpr):
+    """The sums for the gradients of weights and bias, with what STEPS times add to them."""
+    found = ()
+    for k in tl.static_range(WIDTH):
+        total = changes[0] * values[k].to(tl.float32)
+        for n in tl.static_range(1, STEPS):
+            total += changes[n] * values[n + k].to(tl.float32)
+        found = found + (sums[k] + total,)
+    total = changes[0]
+    for n in tl.static_range(1, STEPS):
+        total += changes[n]
+    return found + (sums[WIDTH] + total,)
+
+
+@triton.jit
+def summed(partial, grad_weight, grad_bias, programs, count, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The sums of some columns of `partial` for one weight or the bias, always in the same order, rounded to what the gradient has."""
+    k = tl.program_id(1)
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    for start in range(0, programs, ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        at = partial + (rows.to(tl.int64) * (WIDTH + 1) + k) * count + columns
+        total += tl.load(at, mask=(rows < programs) & (columns < count), other=0.0)
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if k < WIDTH:
+        tl.store(grad_weight + places * WIDTH + k, tl.sum(total, axis=0), mask=places < count)
+    else:
+        tl.store(grad_bias + places, tl.sum(total, axis=0), mask=places < count)
