@@ -119,6 +119,22 @@ def test_an_empty_input_gives_an_empty_output(name):
     assert [tuple(x.shape) for x in found] == [(0, 6), (0, 12)]
 
 
+@interpreted
+def test_the_loss_is_the_same_in_parts(monkeypatch):
+    case = CASES["linear cross entropy"]
+    layer, arguments = prepared(case, torch.float32, rows=21, size=20)
+    kernel = kernel_of(case)
+    linear = sys.modules[kernel.__module__.replace(".layers", ".linear")]
+    whole, weights = step(lambda *values: kernel(layer, *values), layer, arguments)
+    monkeypatch.setattr(linear, "_FORWARD", 400)
+    monkeypatch.setattr(linear, "_BACKWARD", 400)
+    monkeypatch.setattr(linear, "_TILE", 4)
+    assert [part.stop - part.start for part in linear._parts(60, 21, 400)] == [16, 16, 16, 12]
+    in_parts, _ = step(lambda *values: kernel(layer, *values), layer, arguments, weights)
+    for ours, theirs in zip(in_parts, whole, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_the_loss_as_a_function_is_the_loss():
     hidden, weight, target = torch.randn(5, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True), torch.tensor([1, 2, -100, 6, 0])
     loss = fxkernels.builtin.linear_cross_entropy(hidden, weight, target)

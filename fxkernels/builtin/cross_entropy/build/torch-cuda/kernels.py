@@ -44,11 +44,12 @@ def gradient(
     row_stride,
     column_stride,
     n,
+    first,
     ignore,
     OVERWRITE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Written to `out`, row after row, or over the logits: what a program overwrites nobody else reads."""
+    """Written to `out`, row after row, or over the logits, of which column 0 is that of the word `first`."""
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     target = tl.load(targets + row)
     logarithm = tl.load(logarithms + row)
@@ -56,7 +57,7 @@ def gradient(
     columns = block * BLOCK + tl.arange(0, BLOCK)
     logits += row * row_stride
     values = tl.load(logits + columns * column_stride, mask=columns < n, other=float("-inf")).to(tl.float32)
-    change = (tl.exp(values - logarithm) - tl.where(columns == target, 1.0, 0.0)) * factor
+    change = (tl.exp(values - logarithm) - tl.where(columns + first == target, 1.0, 0.0)) * factor
     change = tl.where(target == ignore, 0.0, change)
     if OVERWRITE:
         tl.store(logits + columns * column_stride, change, mask=columns < n)

@@ -26,8 +26,13 @@ def losses_of(logits: Tensor, targets: Tensor, ignore: int) -> tuple[Tensor, Ten
     return losses, logarithms
 
 
-def write_gradient(logits: Tensor, targets: Tensor, logarithms: Tensor, scale: Tensor, ignore: int, out: Tensor | None = None) -> None:
-    """Write the gradient of rows of logits, times `scale`, into `out`, which is contiguous, or over the logits."""
+def write_gradient(
+    logits: Tensor, targets: Tensor, logarithms: Tensor, scale: Tensor, ignore: int, *, first: int = 0, out: Tensor | None = None
+) -> None:
+    """Write the gradient of rows of logits, times `scale`, into `out`, which is contiguous, or over the logits.
+
+    The logits are those of the whole vocabulary, or a slab of them, of which the first is that of the word `first`.
+    """
     count, n = logits.shape
     if count > 0:
         block = min(_WRITTEN, max(16, triton.next_power_of_2(n)))
@@ -41,6 +46,7 @@ def write_gradient(logits: Tensor, targets: Tensor, logarithms: Tensor, scale: T
             logits.stride(0),
             logits.stride(1),
             n,
+            first,
             ignore,
             OVERWRITE=out is None,
             BLOCK=block,

@@ -1,11 +1,12 @@
-"""Linear layer and cross entropy in one: the logits exist for some tokens at a time, and so does their gradient, in the same memory.
+"""Linear layer and cross entropy in one: the logits exist for some tokens, or some of the vocabulary, at a time; so does their gradient.
 
-The gradients of hidden states and weight are computed in the forward, chunk by chunk, while the logits are there; the backward only scales
-them. So three matrix products in all, as autograd has, and no fourth that computes the logits again. Beside them, each logit is written,
-read twice and overwritten: 8 bytes of traffic in half precision, where the products of a width of 2048 take 6 * 2048 operations.
+For t tokens, a vocabulary of v and width w, autograd holds several tensors of t v values, some of them in float32. Here the forward
+computes the logits of some tokens after others, and keeps but the logarithm of each token's sum of exponentials. The backward computes them
+again, one slab of the vocabulary after another and for all tokens, and puts their gradient into the same memory. So the slab's part of the
+weight's gradient is one matrix product over all tokens: it is summed in float32 inside of the product, rounded once, and written once. What
+is held at a time is that gradient, v w values, one slab of logits, and the gradient of the hidden states in float32, t w values.
 
-For t tokens, a vocabulary of v and width w, autograd holds several tensors of t * v, some of them in float32. Here it is one of
-`_CHUNK` logits, and twice v * w in float32 for the gradient of the weight, which is accumulated in float32.
+That takes four matrix products of 2 t v w operations, where autograd takes three; each logit is written twice and read five times.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ __all__ = ["linear_cross_entropy"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-_CHUNK = 1 << 28
-"""Logits that exist at a time: 2048 tokens of a vocabulary of 128k, half a gigabyte in half precision. Products of that size run at full
-speed, and the sum over chunks that is the weight's gradient is read and written once for each of them."""
+_FORWARD, _BACKWARD = 1 << 28, 1 << 27
+"""Logits that exist at a time: 2048 tokens of a vocabulary of 128k, or 8192 tokens of an eighth of it; half and a quarter of a gigabyte in
+half precision. Products of that size run at nearly full speed. The forward takes more, since it has no gradients beside them."""
+
+_TILE = 256
+"""What a matrix product is cut into: parts are multiples of it, so that no product has a tile that is nearly empty."""
 
 
 def linear_cross_entropy(
@@ -60,9 +64,8 @@ def linear_cross_entropy(
     if hidden.dtype not in _DTYPES or any(t.dtype is not hidden.dtype for t in tensors):
         return _composed(hidden, weight, bias, target, scale, ignore_index)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        wanted = [t is not None and t.requires_grad for t in (hidden, weight, bias)]
-        return _LinearCrossEntropy.apply(hidden, weight, bias, target, scale, ignore_index, wanted)  # type: ignore[no-any-return,no-untyped-call]
-    return _computed(hidden, weight, bias, target, scale, ignore_index, [False] * 3)[0]
+        return _LinearCrossEntropy.apply(hidden, weight, bias, target, scale, ignore_index)  # type: ignore[no-any-return,no-untyped-call]
+    return _losses(hidden, weight, bias, target, ignore_index)[0].sum() * scale
 
 
 def _composed(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: Tensor, ignore: int) -> Tensor:
@@ -71,38 +74,49 @@ def _composed(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tenso
     return F.cross_entropy(logits, target, ignore_index=ignore, reduction="sum") * scale
 
 
-def _computed(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: Tensor, ignore: int, wanted: list[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """The loss, and those of its gradients that are wanted."""
-    chunk = max(1, _CHUNK // weight.shape[0])
-    losses: list[Tensor] = []
-    of_hidden: list[Tensor] = []
-    of_weight: Tensor | None = None
-    of_bias: Tensor | None = None
-    for start in range(0, hidden.shape[0], chunk):
-        rows, targets = hidden[start : start + chunk], target[start : start + chunk]
-        logits = F.linear(rows, weight, bias)
-        found, logarithms = losses_of(logits, targets, ignore)
-        losses.append(found)
-        if not any(wanted):
-            continue
-        write_gradient(logits, targets, logarithms, scale, ignore)  # over the logits: nobody needs them any more
+def _parts(length: int, other: int, logits: int) -> list[slice]:
+    """Cuts one side of a matrix of logits into parts of about equal length, each of at most so many logits; `other` is the other side."""
+    longest = max(_TILE, logits // max(1, other) // _TILE * _TILE)
+    count = -(-length // longest)
+    step = -(-length // max(1, count) // _TILE) * _TILE if count > 1 else length
+    return [slice(start, min(start + step, length)) for start in range(0, length, max(1, step))]
+
+
+def _losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    """The losses of the tokens, and the logarithms of their sums of exponentials, in float32."""
+    parts = _parts(hidden.shape[0], weight.shape[0], _FORWARD)
+    found = [losses_of(F.linear(hidden[part], weight, bias), target[part], ignore) for part in parts]
+    if not found:
+        return (hidden.new_zeros(0, dtype=torch.float32),) * 2
+    return torch.cat([losses for losses, _ in found]), torch.cat([logarithms for _, logarithms in found])
+
+
+def _gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    logarithms: Tensor,
+    scale: Tensor,
+    ignore: int,
+    wanted: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The gradients of hidden states, weight and bias that are wanted."""
+    of_hidden: Tensor | None = None
+    of_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if wanted[1] else None
+    of_bias = torch.empty(weight.shape[0], dtype=weight.dtype, device=weight.device) if wanted[2] else None
+    for part in _parts(weight.shape[0], hidden.shape[0], _BACKWARD):
+        change = F.linear(hidden, weight[part], None if bias is None else bias[part])
+        write_gradient(change, target, logarithms, scale, ignore, first=part.start)  # over the logits, which nobody needs any more
         if wanted[0]:
-            of_hidden.append(logits @ weight)
-        if wanted[1]:
-            product = _wide_product(logits.t(), rows)
-            of_weight = product if of_weight is None else of_weight.add_(product)
-        if wanted[2]:
-            total = logits.sum(0, dtype=torch.float32)
-            of_bias = total if of_bias is None else of_bias.add_(total)
-    if not losses:
-        return hidden.new_zeros((), dtype=torch.float32) * scale, [
-            torch.zeros_like(t) if t is not None else None for t in (hidden, weight, bias)
-        ]
-    loss = torch.cat(losses).sum() * scale
-    gradients = [torch.cat(of_hidden) if of_hidden else None, *(None if t is None else t.to(weight.dtype) for t in (of_weight, of_bias))]
-    return loss, gradients
+            product = _wide_product(change, weight[part])
+            of_hidden = product if of_hidden is None else of_hidden.add_(product)
+        if of_weight is not None:
+            torch.mm(change.t(), hidden, out=of_weight[part])
+        if of_bias is not None:
+            of_bias[part] = change.sum(0, dtype=torch.float32)
+        del change  # else the next slab would be made beside this one
+    return [None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight, of_bias]
 
 
 def _wide_product(a: Tensor, b: Tensor) -> Tensor:
@@ -116,23 +130,19 @@ def _wide_product(a: Tensor, b: Tensor) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: Tensor, ignore: int, wanted: list[bool]
-    ) -> Tensor:
-        loss, gradients = _computed(hidden, weight, bias, target, scale, ignore, wanted)
-        ctx.save_for_backward(hidden, weight, bias, target, scale, *gradients)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: Tensor, ignore: int) -> Tensor:
+        losses, logarithms = _losses(hidden, weight, bias, target, ignore)
+        ctx.save_for_backward(hidden, weight, bias, target, scale, logarithms)
         ctx.ignore = ignore
-        return loss
+        return losses.sum() * scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, target, scale, *gradients = ctx.saved_tensors
+        hidden, weight, bias, target, scale, logarithms = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: somebody will differentiate these gradients
             inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None and tensor.requires_grad]
             loss = _composed(hidden, weight, bias, target, scale, ctx.ignore)
             found = iter(torch.autograd.grad(loss, inputs, grad, create_graph=True))
             wanted = [next(found) if tensor is not None and tensor.requires_grad else None for tensor in (hidden, weight, bias)]
-            return *wanted, None, None, None, None
-        # New tensors: what is saved is there for a second backward.
-        scaled = [None if saved is None else (saved * grad).to(saved.dtype) for saved in gradients]
-        return *scaled, None, None, None, None
+            return *wanted, None, None, None
+        return *_gradients(hidden, weight, bias, target, logarithms, scale * grad, ctx.ignore, ctx.needs_input_grad[:3]), None, None, None

@@ -42,5 +42,5 @@ class _CrossEntropy(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: somebody will differentiate this gradient
             return torch.autograd.grad(_composed(logits, target, ctx.ignore), logits, grad, create_graph=True)[0], None, None
         grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        write_gradient(logits, target, logarithms, grad, ctx.ignore, grad_logits)
+        write_gradient(logits, target, logarithms, grad, ctx.ignore, out=grad_logits)
         return grad_logits, None, None
