@@ -24,15 +24,15 @@ def place_of(count, length, each, CHANNELS: tl.constexpr, STEPS: tl.constexpr):
     stretches = tl.cdiv(length, each * STEPS)
     place = tl.program_id(0)
     channels = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
-    return (place // stretches).to(tl.int64), (place % stretches) * each * STEPS, channels, channels < count
+    return (place // stretches).to(tl.int64), (place % stretches).to(tl.int64) * each * STEPS, channels, channels < count
 
 
 @triton.jit
-def past_of(x, inside, first, rest, time, WIDTH: tl.constexpr):
+def past_of(x, channels, inside, first, rest, time, WIDTH: tl.constexpr):
     """The values at the WIDTH - 1 times before number 0, which is the time `first`; zero before the first one of all."""
     values = ()
     for n in tl.static_range(1 - WIDTH, 0):
-        values = values + (tl.load(x + n * time, mask=inside & (first + n >= 0) & (rest > n), other=0.0),)
+        values = values + (tl.load(x + channels + (first + n) * time, mask=inside & (first + n >= 0) & (rest > n), other=0.0),)
     return values
 
 
@@ -65,23 +65,21 @@ def forward(
 ):  # fmt: skip
     """The time of `y` is dense, TIME_IS_DENSE says whether that of `x` is."""
     batch, begin, channels, inside = place_of(count, length, each, CHANNELS, STEPS)
-    x += batch * x_batch + channels * x_channel + begin.to(tl.int64) * x_time
-    y += batch * y_batch + channels * y_channel + begin
+    x += batch * x_batch
+    y += batch * y_batch
     factors = weights_of(weight, bias, channels, inside, BIAS, WIDTH)
     for step in range(each):
         first = begin + step * STEPS
-        rest = length - first
-        values = past_of(x, inside, first, rest, x_time, WIDTH)
-        values = values + times_of(x, inside, rest, x_time, TIME_IS_DENSE, CHANNELS, STEPS)
+        rest = (length - first).to(tl.int32)
+        values = past_of(x, channels * x_channel, inside, first, rest, x_time, WIDTH)
+        values = values + times_of(x, channels * x_channel, inside, first, rest, x_time, TIME_IS_DENSE, CHANNELS, STEPS)
         results = ()
         for n in tl.static_range(STEPS):
             result = convolved(values, factors, n, WIDTH)
             if SILU:
                 result = result * tl.sigmoid(result)
             results = results + (result,)
-        keep(y, results, inside, rest, 1, True, CHANNELS, STEPS)
-        x += STEPS * x_time
-        y += STEPS
+        keep(y, channels * y_channel, results, inside, first, rest, 1, True, CHANNELS, STEPS)
 
 
 @triton.jit
@@ -93,21 +91,21 @@ def backward(
 ):  # fmt: skip
     """A program leaves what its times add to the gradients of WIDTH weights and the bias in its rows of `partial`."""
     batch, begin, channels, inside = place_of(count, length, each, CHANNELS, STEPS)
-    x += batch * x_batch + channels * x_channel + begin.to(tl.int64) * x_time
-    grad += batch * grad_batch + channels * grad_channel + begin.to(tl.int64) * grad_time
-    grad_x += batch * out_batch + channels * out_channel + begin.to(tl.int64) * out_time
+    x += batch * x_batch
+    grad += batch * grad_batch
+    grad_x += batch * out_batch
     factors = weights_of(weight, bias, channels, inside, BIAS, WIDTH)
     sums = ()
     for _ in tl.static_range(WIDTH + 1):
         sums = sums + (tl.zeros([CHANNELS], dtype=tl.float32),)
     for step in range(each):
         first = begin + step * STEPS
-        rest = length - first
-        values = past_of(x, inside, first, rest, x_time, WIDTH)
-        values = values + times_of(x, inside, rest, x_time, TIME_IS_DENSE, CHANNELS, STEPS)
-        values = values + single_times(x, inside, rest, x_time, STEPS, WIDTH - 1)
-        incoming = times_of(grad, inside, rest, grad_time, GRAD_TIME_IS_DENSE, CHANNELS, STEPS)
-        incoming = incoming + single_times(grad, inside, rest, grad_time, STEPS, WIDTH - 1)
+        rest = (length - first).to(tl.int32)
+        values = past_of(x, channels * x_channel, inside, first, rest, x_time, WIDTH)
+        values = values + times_of(x, channels * x_channel, inside, first, rest, x_time, TIME_IS_DENSE, CHANNELS, STEPS)
+        values = values + single_times(x, channels * x_channel, inside, first, rest, x_time, STEPS, WIDTH - 1)
+        incoming = times_of(grad, channels * grad_channel, inside, first, rest, grad_time, GRAD_TIME_IS_DENSE, CHANNELS, STEPS)
+        incoming = incoming + single_times(grad, channels * grad_channel, inside, first, rest, grad_time, STEPS, WIDTH - 1)
         changes = ()
         for n in tl.static_range(STEPS + WIDTH - 1):
             change = incoming[n].to(tl.float32)
@@ -122,11 +120,8 @@ def backward(
             for k in tl.static_range(1, WIDTH):
                 result += factors[k] * changes[n + WIDTH - 1 - k]
             results = results + (result,)
-        keep(grad_x, results, inside, rest, out_time, OUT_TIME_IS_DENSE, CHANNELS, STEPS)
+        keep(grad_x, channels * out_channel, results, inside, first, rest, out_time, OUT_TIME_IS_DENSE, CHANNELS, STEPS)
         sums = added(sums, changes, values, WIDTH, STEPS)
-        x += STEPS * x_time
-        grad += STEPS * grad_time
-        grad_x += STEPS * out_time
     partial += tl.program_id(0).to(tl.int64) * (WIDTH + 1) * count + channels
     for k in tl.static_range(WIDTH + 1):
         tl.store(partial + k * count, sums[k], mask=inside)

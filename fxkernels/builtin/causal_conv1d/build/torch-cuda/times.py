@@ -12,14 +12,14 @@ import triton.language as tl
 
 
 @triton.jit
-def single_times(x, inside, rest, time, START: tl.constexpr, COUNT: tl.constexpr):
+def single_times(x, channels, inside, first, rest, time, START: tl.constexpr, COUNT: tl.constexpr):
     """The values at COUNT times from number START on, for any strides; zero after the last one, which is number `rest` - 1.
 
-    `x` points at number 0 of each channel, and `time` is the stride from one to the next.
+    Number 0 is the time `first`. `channels` is how far each channel is from `x`, and `time` is the stride from one time to the next.
     """
     values = ()
     for n in tl.static_range(START, START + COUNT):
-        values = values + (tl.load(x + n * time, mask=inside & (n < rest), other=0.0),)
+        values = values + (tl.load(x + channels + (first + n) * time, mask=inside & (n < rest), other=0.0),)
     return values
 
 
@@ -52,22 +52,22 @@ def together(columns, CHANNELS: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def times_of(x, inside, rest, time, TIME_IS_DENSE: tl.constexpr, CHANNELS: tl.constexpr, COUNT: tl.constexpr):
+def times_of(x, channels, inside, first, rest, time, TIME_IS_DENSE: tl.constexpr, CHANNELS: tl.constexpr, COUNT: tl.constexpr):
     """The values at COUNT times from number 0 on, a power of two."""
     if TIME_IS_DENSE:
         times = tl.arange(0, COUNT)[None, :]
-        values = apart(tl.load(x[:, None] + times, mask=inside[:, None] & (times < rest), other=0.0), CHANNELS, COUNT)
+        values = apart(tl.load(x + channels[:, None] + first + times, mask=inside[:, None] & (times < rest), other=0.0), CHANNELS, COUNT)
     else:
-        values = single_times(x, inside, rest, time, 0, COUNT)
+        values = single_times(x, channels, inside, first, rest, time, 0, COUNT)
     return values
 
 
 @triton.jit
-def keep(y, values, inside, rest, time, TIME_IS_DENSE: tl.constexpr, CHANNELS: tl.constexpr, COUNT: tl.constexpr):
+def keep(y, channels, values, inside, first, rest, time, TIME_IS_DENSE: tl.constexpr, CHANNELS: tl.constexpr, COUNT: tl.constexpr):
     """Store the values at COUNT times from number 0 on, a power of two, rounded to what is pointed at."""
     if TIME_IS_DENSE:
         times = tl.arange(0, COUNT)[None, :]
-        tl.store(y[:, None] + times, together(values, CHANNELS, COUNT), mask=inside[:, None] & (times < rest))
+        tl.store(y + channels[:, None] + first + times, together(values, CHANNELS, COUNT), mask=inside[:, None] & (times < rest))
     else:
         for n in tl.static_range(COUNT):
-            tl.store(y + n * time, values[n], mask=inside & (n < rest))
+            tl.store(y + channels + (first + n) * time, values[n], mask=inside & (n < rest))
