@@ -52,5 +52,7 @@ def affordable(stages: int, size: int, device: torch.device) -> int:
     """
     memory = 48 << 10  # what a program has on every GPU
     if device.type == "cuda" and torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin - 2048  # for reductions
-    return min(stages, 1 + memory // size)
+        # Not in torch's type stubs, and missing on ROCm (2.13).
+        memory = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", memory)
+    reductions = 1 << 10
+    return min(stages, 1 + (memory - reductions) // size)
