@@ -21,6 +21,7 @@ from .asking import Answer
 from .request import Request
 
 _NOT_TOLD = " of this process)"
+_UNKNOWN = Gate("profit", "unknown", note="there is no record of its time; nothing is run to explain")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,7 @@ class Weighing:
     def weighed(self, request: Request, budget: Budget) -> tuple[Answer, ...]:
         """Return the answers with the gate of their profit, that of the kernel which is taken last."""
         fitting = [answer for answer in self.answers if answer.outcome == "passed"]
-        if not fitting:
-            return tuple(self.answers)
-        contest = self._contest(fitting, request)
-        if isinstance(contest, str):
-            found: Measured | str | None = contest
-        else:
-            found = measure(contest, budget) if request.runs else known(contest, budget)
+        found = self._found(fitting, request, budget) if fitting else None
         by_answer = {id(answer): _name(answer) for answer in fitting}
         winner = found.winner if isinstance(found, Measured) else None
         weighed = [self._judged(answer, by_answer.get(id(answer)), found, winner) for answer in self.answers]
@@ -58,16 +53,23 @@ class Weighing:
         failed = [answer for answer in weighed if answer.outcome == "failed"]
         return (*failed, *reversed([answer for answer in weighed if answer.outcome != "failed"]))
 
+    def _found(self, fitting: Sequence[Answer], request: Request, budget: Budget) -> Measured | str | None:
+        """The times, a phrase that says why there are none, or None where nothing is known and nothing may be run."""
+        contest = self._contest(fitting, request)
+        if isinstance(contest, str):
+            return contest
+        return measure(contest, budget) if request.runs else known(contest, budget)
+
     def _judged(self, answer: Answer, name: str | None, found: Measured | str | None, winner: str | None) -> Answer:
-        if name is None:
+        if answer.outcome == "failed":
             return answer
         candidate = answer.candidate
-        gate = self._gate(str(answer.candidate.kernel), name, found, winner)
+        gate = self._gate(str(candidate.kernel), name, found, winner) if name is not None else _UNKNOWN
         return replace(answer, candidate=replace(candidate, gates=(*candidate.gates, gate)))
 
     def _gate(self, kernel: str, name: str, found: Measured | str | None, winner: str | None) -> Gate:
         if found is None:
-            return Gate("profit", "unknown", note="there is no record of its time; nothing is run to explain")
+            return _UNKNOWN
         if isinstance(found, str):
             return Gate("profit", "failed", Miss("not_profitable", "{kernel} was not timed: {reason}", {"kernel": kernel, "reason": found}))
         if name in found.failed:

@@ -24,10 +24,10 @@ pytestmark = [
 
 
 @use_kernel_forward_from_hub("causal_conv1d_fn")
-def causal_convolution(x, weight, bias=None, activation=None, seq_idx=None):
+def causal_convolution(hidden_states, weight, bias=None, activation=None, **kwargs):
     """A causal convolution by channel, as models have it where no kernel is installed."""
-    length, width = x.shape[-1], weight.shape[-1]
-    y = F.conv1d(x, weight[:, None], bias, padding=width - 1, groups=x.shape[1])[..., :length]
+    length, width = hidden_states.shape[-1], weight.shape[-1]
+    y = F.conv1d(hidden_states, weight[:, None], bias, padding=width - 1, groups=hidden_states.shape[1])[..., :length]
     return F.silu(y) if activation == "silu" else y
 
 
