@@ -112,15 +112,9 @@ def _gated_tile(kernel: str, flat: Tensor, n: int) -> tuple[tuple[int], dict[str
     longest, count = max(16, triton.next_power_of_2(n)), flat.shape[0]
     chosen = configured(kernel, longest, count, flat.device, _RULE)
     block = min(chosen["tile"], longest)
-    rows = chosen["tile"] // block
-    tile = {
-        "STREAM": chosen.get("stream", 0),
-        "MASKED": n % block != 0 or rows > 1,
-        "ROWS": rows,
-        "BLOCK": block,
-        "num_warps": chosen["warps"],
-    }
-    return (triton.cdiv(count, rows) * triton.cdiv(n, block),), tile
+    rows, blocks = chosen["tile"] // block, triton.cdiv(n, block)
+    form = {"STREAM": chosen.get("stream", 0), "MASKED": n % block != 0 or rows > 1}
+    return (triton.cdiv(count, rows) * blocks,), form | {"BLOCKS": blocks, "ROWS": rows, "BLOCK": block, "num_warps": chosen["warps"]}
 
 
 def _gated_forward(x: Tensor, function: str) -> Tensor:

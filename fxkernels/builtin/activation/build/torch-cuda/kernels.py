@@ -8,7 +8,7 @@ With f one of SiLU, GELU (by erf), GELU (by tanh) and quick GELU:
 Everything is computed in float32 and rounded once, where it is stored. What has to be moved is each input and each output once: three and
 five tensors of the size of y for the gated ones, two and three for the plain ones; in half precision 6 and 10, 4 and 6 bytes for a value.
 
-A program has a tile of ROWS times BLOCK results. MASKED says that some tile has places without a value.
+A program has a tile of ROWS times BLOCK results, and BLOCKS of them cover a row. MASKED says that some tile has places without a value.
 
 The formulas are written without cancellation: (1 + tanh(u)) / 2 is sigmoid(2 u).
 """
@@ -93,20 +93,23 @@ def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 
 
 
 @triton.jit
-def tile_of(count, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """The rows and columns of a program, and which of them there are. Neighbouring programs have neighbouring columns."""
-    blocks = tl.cdiv(n, BLOCK)
+def tile_of(count, n, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The rows and columns of a program, and which of them there are. Neighbouring programs have neighbouring columns.
+
+    A division by a number that is not known when the kernel is compiled would take a good part of a short call.
+    """
     program = tl.program_id(0)
-    rows = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    columns = (program % blocks) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    rows = (program // BLOCKS).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = (program % BLOCKS) * BLOCK + tl.arange(0, BLOCK)[None, :]
     return rows, columns, (rows < count) & (columns < n)
 
 
 @triton.jit
 def gated_forward(
-    x, y, row, column, count, n, FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    x, y, row, column, count, n, FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr,
+    BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    rows, columns, inside = tile_of(count, n, ROWS, BLOCK)
+    rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
     x += rows * row
     gate = block_of(x + columns * column, inside, MASKED, STREAM)
     up = block_of(x + (n + columns) * column, inside, MASKED, STREAM)
@@ -116,10 +119,10 @@ def gated_forward(
 @triton.jit
 def gated_backward(
     grad, x, grad_x, grad_row, grad_column, row, column, count, n,
-    FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of both halves goes into one tensor, which autograd of two slices would fill with zeros first, twice."""
-    rows, columns, inside = tile_of(count, n, ROWS, BLOCK)
+    rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
     x += rows * row
     incoming = block_of(grad + rows * grad_row + columns * grad_column, inside, MASKED, STREAM)
     gate = block_of(x + columns * column, inside, MASKED, STREAM)

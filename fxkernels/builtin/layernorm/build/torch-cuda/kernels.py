@@ -44,11 +44,11 @@ def forward_tile(
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (rows < count)[:, None] & (columns < n)
     values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED).to(tl.float32)
-    mean = tl.sum(values, axis=1) / n
+    mean = tl.sum(values, axis=1) * (1.0 / n)
     centred = values - mean[:, None]
     if MASKED:
         centred = tl.where(inside, centred, 0.0)
-    reciprocal = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / n + eps)
+    reciprocal = tl.rsqrt(tl.sum(centred * centred, axis=1) * (1.0 / n) + eps)
     result = centred * reciprocal[:, None]
     if WEIGHT:
         result = result * weights.to(tl.float32)
@@ -99,8 +99,8 @@ def backward_tile(
     if WEIGHT:
         outgoing = incoming * weights.to(tl.float32)
     # Where there is no value, the incoming gradient is zero, and so is all that depends on it.
-    along_mean = (tl.sum(outgoing, axis=1) / n)[:, None]
-    along_z = (tl.sum(outgoing * z, axis=1) / n)[:, None]
+    along_mean = (tl.sum(outgoing, axis=1) * (1.0 / n))[:, None]
+    along_z = (tl.sum(outgoing * z, axis=1) * (1.0 / n))[:, None]
     keep(grad_x + rows[:, None] * n + columns, (outgoing - along_mean - z * along_z) * reciprocal, inside, MASKED)
     return incoming * z, incoming
 

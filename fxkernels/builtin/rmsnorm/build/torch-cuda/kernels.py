@@ -61,7 +61,7 @@ def forward_tile(
     values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED, STREAM).to(tl.float32)
     if ACTIVATION != "none":
         gates = block_of(gate + rows[:, None] * gate_row + columns * gate_column, inside, MASKED, STREAM).to(tl.float32)
-    reciprocal = 1.0 / tl.sqrt(tl.sum(values * values, axis=1) / n + eps)
+    reciprocal = tl.rsqrt(tl.sum(values * values, axis=1) * (1.0 / n) + eps)
     result = values * reciprocal[:, None] * (weights.to(tl.float32) + OFFSET)
     if ACTIVATION != "none":
         value, _ = activated(gates, ACTIVATION)
@@ -110,7 +110,7 @@ def backward_tile(
         keep(grad_gate + rows[:, None] * n + columns, incoming * normalized * scale * slope, inside, MASKED)
         incoming = incoming * value
     outgoing = incoming * scale
-    projection = (tl.sum(outgoing * normalized, axis=1) / n)[:, None]
+    projection = (tl.sum(outgoing * normalized, axis=1) * (1.0 / n))[:, None]
     keep(grad_x + rows[:, None] * n + columns, (outgoing - normalized * projection) * reciprocal, inside, MASKED)
     return incoming * normalized
 
