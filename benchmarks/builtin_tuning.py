@@ -49,7 +49,6 @@ def norm_forward(n: int, rows: int) -> Iterator[Configuration]:
         for warps in [w for w in (2, 4, 8, 16) if 8 <= tile_rows * n // w // 32 <= 64]:
             yield {"rows": tile_rows, "warps": warps, "stages": 0}
             if rows >= 4096:
-                yield {"rows": tile_rows, "warps": warps, "stages": 0, "stream": 1}
                 yield from ({"rows": tile_rows, "warps": warps, "stages": s, "programs": p} for s, p in ((2, 264), (3, 264), (3, 528)))
 
 
@@ -68,8 +67,6 @@ def rotation(n: int, rows: int) -> Iterator[Configuration]:
     for groups in (1, 2, 8) if rows < 4096 else (1, 2):
         for warps in (2, 4, 8):
             yield {"groups": groups, "warps": warps}
-            if rows >= 4096:
-                yield {"groups": groups, "warps": warps, "stream": 1}
 
 
 def elements(n: int, rows: int) -> Iterator[Configuration]:
@@ -77,8 +74,6 @@ def elements(n: int, rows: int) -> Iterator[Configuration]:
     for tile in (256, 512, 1024, 2048):
         for warps in [w for w in (1, 2, 4, 8) if 4 <= tile // w // 32 <= 16]:
             yield {"tile": tile, "warps": warps}
-            if rows >= 4096:
-                yield {"tile": tile, "warps": warps, "stream": 1}
 
 
 def convolution(n: int, rows: int) -> Iterator[Configuration]:

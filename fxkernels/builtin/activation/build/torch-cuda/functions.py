@@ -113,8 +113,8 @@ def _gated_tile(kernel: str, flat: Tensor, n: int) -> tuple[tuple[int], dict[str
     chosen = configured(kernel, longest, count, flat.device, _RULE)
     block = min(chosen["tile"], longest)
     rows, blocks = chosen["tile"] // block, triton.cdiv(n, block)
-    form = {"STREAM": chosen.get("stream", 0), "MASKED": n % block != 0 or rows > 1}
-    return (triton.cdiv(count, rows) * blocks,), form | {"BLOCKS": blocks, "ROWS": rows, "BLOCK": block, "num_warps": chosen["warps"]}
+    tile = {"MASKED": n % block != 0 or rows > 1, "BLOCKS": blocks, "ROWS": rows, "BLOCK": block, "num_warps": chosen["warps"]}
+    return (triton.cdiv(count, rows) * blocks,), tile
 
 
 def _gated_forward(x: Tensor, function: str) -> Tensor:

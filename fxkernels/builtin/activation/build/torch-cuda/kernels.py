@@ -72,24 +72,22 @@ def plain_backward(grad, x, grad_x, count, FUNCTION: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
-def block_of(pointers, inside, MASKED: tl.constexpr, STREAM: tl.constexpr):
-    """What is stored there in float32, zero where nothing is. STREAM says that it leaves the L2 cache first."""
-    policy: tl.constexpr = "evict_first" if STREAM > 0 else ""
+def block_of(pointers, inside, MASKED: tl.constexpr):
+    """What is stored there in float32, zero where nothing is."""
     if MASKED:
-        values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy)
+        values = tl.load(pointers, mask=inside, other=0.0)
     else:
-        values = tl.load(pointers, eviction_policy=policy)
+        values = tl.load(pointers)
     return values.to(tl.float32)
 
 
 @triton.jit
-def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
-    """Store the values, rounded to what is pointed at. STREAM of two says that they leave the L2 cache first."""
-    policy: tl.constexpr = "evict_first" if STREAM == 2 else ""
+def keep(pointers, values, inside, MASKED: tl.constexpr):
+    """Store the values, rounded to what is pointed at."""
     if MASKED:
-        tl.store(pointers, values, mask=inside, eviction_policy=policy)
+        tl.store(pointers, values, mask=inside)
     else:
-        tl.store(pointers, values, eviction_policy=policy)
+        tl.store(pointers, values)
 
 
 @triton.jit
@@ -106,27 +104,27 @@ def tile_of(count, n, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.conste
 
 @triton.jit
 def gated_forward(
-    x, y, row, column, count, n, FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr,
+    x, y, row, column, count, n, FUNCTION: tl.constexpr, MASKED: tl.constexpr,
     BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
     x += rows * row
-    gate = block_of(x + columns * column, inside, MASKED, STREAM)
-    up = block_of(x + (n + columns) * column, inside, MASKED, STREAM)
-    keep(y + rows * n + columns, value_of(gate, FUNCTION) * up, inside, MASKED, STREAM)
+    gate = block_of(x + columns * column, inside, MASKED)
+    up = block_of(x + (n + columns) * column, inside, MASKED)
+    keep(y + rows * n + columns, value_of(gate, FUNCTION) * up, inside, MASKED)
 
 
 @triton.jit
 def gated_backward(
     grad, x, grad_x, grad_row, grad_column, row, column, count, n,
-    FUNCTION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    FUNCTION: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of both halves goes into one tensor, which autograd of two slices would fill with zeros first, twice."""
     rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
     x += rows * row
-    incoming = block_of(grad + rows * grad_row + columns * grad_column, inside, MASKED, STREAM)
-    gate = block_of(x + columns * column, inside, MASKED, STREAM)
-    up = block_of(x + (n + columns) * column, inside, MASKED, STREAM)
+    incoming = block_of(grad + rows * grad_row + columns * grad_column, inside, MASKED)
+    gate = block_of(x + columns * column, inside, MASKED)
+    up = block_of(x + (n + columns) * column, inside, MASKED)
     grad_x += rows * 2 * n
-    keep(grad_x + columns, incoming * up * slope_of(gate, FUNCTION), inside, MASKED, STREAM)
-    keep(grad_x + n + columns, incoming * value_of(gate, FUNCTION), inside, MASKED, STREAM)
+    keep(grad_x + columns, incoming * up * slope_of(gate, FUNCTION), inside, MASKED)
+    keep(grad_x + n + columns, incoming * value_of(gate, FUNCTION), inside, MASKED)

@@ -1,8 +1,8 @@
 """How a kernel is launched: looked up in a table of what was measured to be fastest, or settled by a rule where nothing was measured.
 
 The table, `configurations.json`, goes from the compute capability and the kernel to the length of a row, rounded up to a power of two, and
-from there to classes of row counts, each with its configuration. ``python benchmarks/builtin_tuning.py`` writes it. Nothing is tuned when a
-kernel runs: the same call is launched in the same way each time, and gives the same bits.
+from there to classes of row counts, each with its configuration; what that leaves open is the rule's. ``benchmarks/builtin_tuning.py``
+writes it. Nothing is tuned when a kernel runs: the same call is launched in the same way each time, and gives the same bits.
 
 Each build that has a table has this file too, word for word: a build in Hub layout stands alone.
 """

@@ -17,24 +17,22 @@ import triton.language as tl
 
 
 @triton.jit
-def block_of(pointers, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
-    """What is stored there, zero where nothing is. STREAM says that it leaves the L2 cache first."""
-    policy: tl.constexpr = "evict_first" if STREAM > 0 else ""
+def block_of(pointers, inside, MASKED: tl.constexpr):
+    """What is stored there, zero where nothing is."""
     if MASKED:
-        values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy)
+        values = tl.load(pointers, mask=inside, other=0.0)
     else:
-        values = tl.load(pointers, eviction_policy=policy)
+        values = tl.load(pointers)
     return values
 
 
 @triton.jit
-def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
-    """Store the values, rounded to what is pointed at. STREAM of two says that they leave the L2 cache first."""
-    policy: tl.constexpr = "evict_first" if STREAM == 2 else ""
+def keep(pointers, values, inside, MASKED: tl.constexpr):
+    """Store the values, rounded to what is pointed at."""
     if MASKED:
-        tl.store(pointers, values, mask=inside, eviction_policy=policy)
+        tl.store(pointers, values, mask=inside)
     else:
-        tl.store(pointers, values, eviction_policy=policy)
+        tl.store(pointers, values)
 
 
 @triton.jit
@@ -53,40 +51,40 @@ def activated(gate, ACTIVATION: tl.constexpr):
 @triton.jit
 def forward_tile(
     tile, x, weights, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps,
-    OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (rows < count)[:, None] & (columns < n)
-    values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED, STREAM).to(tl.float32)
+    values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED).to(tl.float32)
     if ACTIVATION != "none":
-        gates = block_of(gate + rows[:, None] * gate_row + columns * gate_column, inside, MASKED, STREAM).to(tl.float32)
+        gates = block_of(gate + rows[:, None] * gate_row + columns * gate_column, inside, MASKED).to(tl.float32)
     reciprocal = tl.rsqrt(tl.sum(values * values, axis=1) * (1.0 / n) + eps)
     result = values * reciprocal[:, None] * (weights.to(tl.float32) + OFFSET)
     if ACTIVATION != "none":
         value, _ = activated(gates, ACTIVATION)
         result = result * value
-    keep(y + rows[:, None] * n + columns, result, inside, MASKED, STREAM)
+    keep(y + rows[:, None] * n + columns, result, inside, MASKED)
     tl.store(reciprocals + rows, reciprocal, mask=rows < count)
 
 
 @triton.jit
 def forward(
     x, weight, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps, OFFSET: tl.constexpr, ACTIVATION: tl.constexpr,
-    STREAM: tl.constexpr, MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, BLOCK)[None, :]
     weights = block_of(weight + columns, columns < n, MASKED)
     if STAGES == 0:
         forward_tile(
             tl.program_id(0), x, weights, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps,
-            OFFSET, ACTIVATION, STREAM, MASKED, ROWS, BLOCK,
+            OFFSET, ACTIVATION, MASKED, ROWS, BLOCK,
         )  # fmt: skip
     else:
         for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
             forward_tile(
                 tile, x, weights, gate, y, reciprocals, x_row, x_column, gate_row, gate_column, count, n, eps,
-                OFFSET, ACTIVATION, STREAM, MASKED, ROWS, BLOCK,
+                OFFSET, ACTIVATION, MASKED, ROWS, BLOCK,
             )  # fmt: skip
 
 

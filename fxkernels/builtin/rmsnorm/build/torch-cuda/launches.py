@@ -45,7 +45,7 @@ def launch_forward(
     block = max(16, triton.next_power_of_2(n))
     chosen = configured("forward" if gate is None else "forward, gated", block, count, x.device, _rule(block, 0))
     tile = _tile(count, n, [flat] if gate is None else [flat, flat_gate], chosen)
-    kernels.forward[(_programs(count, chosen),)](*tensors, *strides, count, n, epsilon, **form, STREAM=chosen.get("stream", 0), **tile)
+    kernels.forward[(_programs(count, chosen),)](*tensors, *strides, count, n, epsilon, **form, **tile)
     return y, reciprocals
 
 

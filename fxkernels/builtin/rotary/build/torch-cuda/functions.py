@@ -121,7 +121,6 @@ def _launch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, dim: int, interleave
         table_pair,
         table_gap,
         BACK=back,
-        STREAM=chosen.get("stream", 0),
         MASKED=half != block or padded,
         Q_HEADS=q_tile,
         K_HEADS=k_tile,

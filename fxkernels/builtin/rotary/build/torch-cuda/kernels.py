@@ -19,24 +19,22 @@ import triton.language as tl
 
 
 @triton.jit
-def block_of(pointers, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
-    """What is stored there, zero where nothing is. STREAM says that it leaves the L2 cache first."""
-    policy: tl.constexpr = "evict_first" if STREAM > 0 else ""
+def block_of(pointers, inside, MASKED: tl.constexpr):
+    """What is stored there, zero where nothing is."""
     if MASKED:
-        values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy)
+        values = tl.load(pointers, mask=inside, other=0.0)
     else:
-        values = tl.load(pointers, eviction_policy=policy)
+        values = tl.load(pointers)
     return values
 
 
 @triton.jit
-def keep(pointers, values, inside, MASKED: tl.constexpr, STREAM: tl.constexpr = 0):
-    """Store the values, rounded to what is pointed at. STREAM of two says that they leave the L2 cache first."""
-    policy: tl.constexpr = "evict_first" if STREAM == 2 else ""
+def keep(pointers, values, inside, MASKED: tl.constexpr):
+    """Store the values, rounded to what is pointed at."""
     if MASKED:
-        tl.store(pointers, values, mask=inside, eviction_policy=policy)
+        tl.store(pointers, values, mask=inside)
     else:
-        tl.store(pointers, values, eviction_policy=policy)
+        tl.store(pointers, values)
 
 
 @triton.jit
@@ -59,7 +57,7 @@ def rotate(
     out_q_batch, out_q_head, out_q_token, out_k_batch, out_k_head, out_k_token,
     cos_batch, cos_token, cos_column, sin_batch, sin_token, sin_column,
     tokens, q_heads, k_heads, half, pair, gap, table_pair, table_gap,
-    BACK: tl.constexpr, STREAM: tl.constexpr, MASKED: tl.constexpr, Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    BACK: tl.constexpr, MASKED: tl.constexpr, Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The last dimension of the outputs is dense."""
     place, group = tl.program_id(0), tl.program_id(1)
@@ -70,8 +68,8 @@ def rotate(
     in_q, in_k = (heads_of_q < q_heads) & (pairs < half), (heads_of_k < k_heads) & (pairs < half)
     at_q = q + batch * q_batch + token * q_token + heads_of_q.to(tl.int64) * q_head + pairs * pair * q_column
     at_k = k + batch * k_batch + token * k_token + heads_of_k.to(tl.int64) * k_head + pairs * pair * k_column
-    q_a, q_b = block_of(at_q, in_q, MASKED, STREAM), block_of(at_q + gap * q_column, in_q, MASKED, STREAM)
-    k_a, k_b = block_of(at_k, in_k, MASKED, STREAM), block_of(at_k + gap * k_column, in_k, MASKED, STREAM)
+    q_a, q_b = block_of(at_q, in_q, MASKED), block_of(at_q + gap * q_column, in_q, MASKED)
+    k_a, k_b = block_of(at_k, in_k, MASKED), block_of(at_k + gap * k_column, in_k, MASKED)
     at_cos = cos + batch * cos_batch + token * cos_token + pairs * table_pair * cos_column
     at_sin = sin + batch * sin_batch + token * sin_token + pairs * table_pair * sin_column
     c1 = block_of(at_cos, pairs < half, MASKED).to(tl.float32)
@@ -82,7 +80,7 @@ def rotate(
     k_a, k_b = turned(k_a, k_b, c1, c2, s1, s2, BACK)
     at_q = out_q + batch * out_q_batch + token * out_q_token + heads_of_q.to(tl.int64) * out_q_head + pairs * pair
     at_k = out_k + batch * out_k_batch + token * out_k_token + heads_of_k.to(tl.int64) * out_k_head + pairs * pair
-    keep(at_q, q_a, in_q, MASKED, STREAM)
-    keep(at_q + gap, q_b, in_q, MASKED, STREAM)
-    keep(at_k, k_a, in_k, MASKED, STREAM)
-    keep(at_k + gap, k_b, in_k, MASKED, STREAM)
+    keep(at_q, q_a, in_q, MASKED)
+    keep(at_q + gap, q_b, in_q, MASKED)
+    keep(at_k, k_a, in_k, MASKED)
+    keep(at_k + gap, k_b, in_k, MASKED)
