@@ -38,6 +38,14 @@ class Inner:
         """Whether what it makes is run by replaying CUDA graphs."""
         return _torch.replays_cuda_graphs(self.compiler, self.mode, self.options)
 
+    @property
+    def timed_as(self) -> str:
+        """What is timed for it: the same whether or not it uses CUDA graphs, which times are taken without."""
+        if not self.is_inductor:
+            return str(self)
+        settings = _torch.timed_settings(self.compiler, self.mode, self.options)
+        return ", ".join(["inductor", *(f"{name}={value!r}" for name, value in settings.items())])
+
     def compile(self, gm: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """Return what it makes of a graph that is to be timed; see `timed_compiler`. The graph is the compiler's afterwards."""
         compiler = _torch.timed_compiler(self.compiler, self.mode, self.options)

@@ -93,11 +93,15 @@ class Measured:
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         kernels = {name: _as_dict(side) for name, side in self.kernels.items()}
-        return {"original": _as_dict(self.original), "kernels": kernels, "replays": self.replays, "failed": dict(self.failed)}
+        return {"original": _as_dict(self.original), "kernels": kernels, "failed": dict(self.failed)}
 
     @staticmethod
-    def from_dict(content: Mapping[str, Any]) -> Measured:
+    def from_dict(content: Mapping[str, Any], replays: bool) -> Measured:
         """Return what `as_dict` wrote.
+
+        Args:
+            content: The times.
+            replays: As for the class: whoever reads them may run what wins in another way than whoever took them.
 
         Raises:
             ValueError: If it is something else.
@@ -105,7 +109,7 @@ class Measured:
         try:
             kernels = {str(name): _side(side) for name, side in content["kernels"].items()}
             failed = {str(name): str(reason) for name, reason in content["failed"].items()}
-            found = Measured(_side(content["original"]), kernels, bool(content["replays"]), failed)
+            found = Measured(_side(content["original"]), kernels, replays, failed)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"these are no times of a contest: {error!r}") from error
         rounds = len(found.original.device)

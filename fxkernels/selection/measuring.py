@@ -60,7 +60,7 @@ def known(contest: Contest, budget: Budget) -> Measured | None:
     key = records.key_of(contest)
     if key is None:
         return None
-    if key not in budget._known and (found := records.read(key)) is not None:
+    if key not in budget._known and (found := records.read(key, contest)) is not None:
         budget._known[key] = found
     return budget._known.get(key)
 
@@ -92,6 +92,12 @@ def measure(contest: Contest, budget: Budget) -> Measured | str:
 
 def _held(contest: Contest) -> Measured | str:
     """Times of all sides that can be compiled and run."""
+    # Inductor compiles a backward when it first runs, under a lock that whoever compiles around us holds: it has to run in this thread.
+    with torch.autograd.set_multithreading_enabled(False):
+        return _held_in_this_thread(contest)
+
+
+def _held_in_this_thread(contest: Contest) -> Measured | str:
     failed: dict[str, str] = {}
     runs: dict[str, Callable[[], object]] = {}
     try:

@@ -37,7 +37,7 @@ def key_of(contest: Contest) -> str | None:
         "format": FORMAT,
         "device": device_name(contest.device),
         "versions": [torch.__version__, _version("triton")],
-        "inner": str(contest.inner),
+        "inner": contest.inner.timed_as,
         "graph": text_of_graph(contest.original()),
         "inputs": [f"{value!r}" for value in contest.inputs],
         "kernels": sorted(contest.kernels),
@@ -56,15 +56,15 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
-def read(key: str) -> Measured | None:
-    """Return the times that are kept under a key, if they can be read."""
+def read(key: str, contest: Contest) -> Measured | None:
+    """Return the times of a contest that are kept under its key, if they can be read."""
     named = os.environ.get(VARIABLE)
     for place in ([Path(named).expanduser() / "timed"] if named else []) + [cache_directory() / "timed"]:
         content = read_record(_path(place, key))
         if content is None or content.get("format") != FORMAT or content.get("key") != key:
             continue
         try:
-            return Measured.from_dict(content)
+            return Measured.from_dict(content, contest.inner.replays)
         except ValueError as error:
             _log.warning("times of kernels in %s cannot be read and will be measured anew: %s", _path(place, key), error)
     return None
@@ -76,7 +76,7 @@ def write(key: str, contest: Contest, measured: Measured) -> None:
         "device": device_name(contest.device),
         "torch": torch.__version__,
         "triton": _version("triton"),
-        "inner": str(contest.inner),
+        "inner": contest.inner.timed_as,
         "inputs": [str(value) for value in contest.inputs],
         "direction": contest.direction,
         "around": contest.around,

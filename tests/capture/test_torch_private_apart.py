@@ -68,3 +68,8 @@ def test_the_compiler_that_is_timed_keeps_every_setting_but_that_of_cuda_graphs(
     assert timed.config["triton.cudagraphs"] is False
     assert timed.config["max_autotune"] is True
     assert timed.config["epilogue_fusion"] is False
+
+
+def test_what_is_timed_is_the_same_with_and_without_cuda_graphs() -> None:
+    assert _torch.timed_settings("inductor", "reduce-overhead", None) == _torch.timed_settings("inductor", None, None)
+    assert _torch.timed_settings("inductor", "max-autotune", None) != _torch.timed_settings("inductor", None, None)

@@ -61,7 +61,7 @@ def test_the_host_may_be_as_busy_as_the_device_was() -> None:
 
 def test_what_is_written_is_read_again() -> None:
     found = Measured(side(12.345678, host=3), {"kernel": side(8)}, True, {"other": "RuntimeError: no"})
-    again = Measured.from_dict(found.as_dict())
+    again = Measured.from_dict(found.as_dict(), replays=True)
     assert again.original == side(12.35, host=3)
     assert (again.kernels, again.replays, again.failed) == ({"kernel": side(8)}, True, {"other": "RuntimeError: no"})
 
@@ -79,4 +79,4 @@ def test_what_is_written_is_read_again() -> None:
 )
 def test_damaged_times_are_not_taken_for_times(damage: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"no time"):
-        Measured.from_dict({**measured(side(100), kernel=side(50)).as_dict(), **damage})
+        Measured.from_dict({**measured(side(100), kernel=side(50)).as_dict(), **damage}, replays=False)

@@ -190,6 +190,23 @@ def test_ctrl_c_keeps_what_was_timed_so_far(own_records: Path, monkeypatch: pyte
     assert backend.session.chooser.budget.held == 1
 
 
+def test_backwards_run_in_the_thread_that_compiles_since_it_holds_the_lock_that_inductors_backward_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fxkernels.selection import measuring as module
+
+    times_of, seen = module.times_of, []
+
+    def noting(*args: Any) -> Any:
+        seen.append(torch._C._is_multithreading_enabled())
+        return times_of(*args)
+
+    monkeypatch.setattr(module, "times_of", noting)
+    run(measuring("Quick"), training=True)
+    assert seen == [False, False]
+    assert torch._C._is_multithreading_enabled()
+
+
 def test_measuring_leaves_the_model_its_gradients_and_the_random_numbers_alone() -> None:
     model = Chain()
     before = copy.deepcopy(model.state_dict())

@@ -5,7 +5,7 @@ Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py
 """
 
 from .alone import by_itself, compiled_alone, fake_mode, fakes_of, outside_of_traces
-from .apart import apart, is_inductor, replays_cuda_graphs, timed_compiler
+from .apart import apart, is_inductor, replays_cuda_graphs, timed_compiler, timed_settings
 from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
 from .caching import cacheable
 from .compiled_module import compiled_module
@@ -105,6 +105,7 @@ __all__ = [
     "state_guard",
     "tensor_guard",
     "timed_compiler",
+    "timed_settings",
     "type_name",
     "unpacked",
     "unpacked_keywords",

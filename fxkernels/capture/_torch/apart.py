@@ -32,8 +32,13 @@ def replays_cuda_graphs(inner: str | Callable[..., Any], mode: str | None, optio
 def timed_compiler(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:
     """Return a compiler as `inner_compiler` does, but one whose code uses no CUDA graphs: whoever times it captures its own."""
     if is_inductor(inner):
-        return inner_compiler("inductor", None, {**_settings(inner, mode, options), _CUDA_GRAPHS: False})
+        return inner_compiler("inductor", None, {**timed_settings(inner, mode, options), _CUDA_GRAPHS: False})
     return inner_compiler(inner, mode, options) if isinstance(inner, str) else inner
+
+
+def timed_settings(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that Inductor's mode and options stand for, without that of CUDA graphs, in the order of their names."""
+    return {name: value for name, value in sorted(_settings(inner, mode, options).items()) if name != _CUDA_GRAPHS}
 
 
 @contextlib.contextmanager
