@@ -43,7 +43,7 @@ def main() -> None:
       fxkernels demo                     rewrites, checks and times a small model
       fxkernels explain mymodel:build    shows what kernels would do in your model
       fxkernels tune mymodel:build -o plan.json   measures which kernels pay
-      fxkernels check plan.json mymodel:build   fails when a kernel was lost
+      fxkernels check report.json mymodel:build   fails when a kernel was lost
       fxkernels info acme/norms          shows what a kernel repository has
       fxkernels lock                     pins the kernels of a project
     """

@@ -19,65 +19,65 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Fail when a model has lost kernels since a report was saved.")
-@click.argument("plan", metavar="PLAN.json", callback=saved_report)
+@click.argument("saved", metavar="REPORT.json", callback=saved_report)
 @target_arguments
 @click.option(
-    "--for", "device", metavar="DEVICE", help='The machine, e.g. "cuda:sm90".  [default: the plan\'s, with the torch of this one]'
+    "--for", "device", metavar="DEVICE", help='The machine, e.g. "cuda:sm90".  [default: the report\'s, with the torch of this one]'
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(plan: Report, target: str, device: str | None, as_json: bool, **how: Any) -> None:
+def check(saved: Report, target: str, device: str | None, as_json: bool, **how: Any) -> None:
     """Explain TARGET now and compare it with a saved report: an upgrade of torch, of a model's code or of a kernel repository should not
     drop a kernel silently.
 
-    PLAN.json was written by `fxkernels explain TARGET --json PLAN.json`, and lies in the repository of the project. A call that had a
+    REPORT.json was written by `fxkernels explain TARGET --json REPORT.json`, and lies in the repository of the project. A call that had a
     kernel in it, or might have had one (`unknown`), must have one now, or might have one, or be covered by one. Calls that have one only
     now are fine, and so is another kernel in the place of the old one. Nothing is rewritten, fetched or run.
 
-    The exit code is 0 if no kernel was lost, 1 if one was, 2 if the plan or the model cannot be loaded.
+    The exit code is 0 if no kernel was lost, 1 if one was, 2 if the report or the model cannot be loaded.
 
     \b
     Examples:
-      fxkernels explain mymodel:build --json plan.json
-      fxkernels check plan.json mymodel:build
-      fxkernels check plan.json hf:llama --config num_hidden_layers=2
-      fxkernels check plan.json mymodel:build --for "cuda:sm90"
+      fxkernels explain mymodel:build --json report.json
+      fxkernels check report.json mymodel:build
+      fxkernels check report.json hf:llama --config num_hidden_layers=2
+      fxkernels check report.json mymodel:build --for "cuda:sm90"
     """
-    wanted = [device] if device is not None else _targets(plan)
+    wanted = [device] if device is not None else _targets(saved)
     _, now = explained(target, targets=wanted, **how)
-    comparison = plan.compare(now)  # type: ignore[arg-type] # one target, so one report
+    comparison = saved.compare(now)  # type: ignore[arg-type] # one target, so one report
     lost = comparison.lost
     if as_json:
         click.echo(json.dumps({"ok": not lost, **as_value(comparison)}, indent=2, sort_keys=True))
         click.get_current_context().exit(1 if lost else 0)
-    click.echo(_told(plan, comparison))
+    click.echo(_told(saved, comparison))
     if lost:
-        click.echo(f"If that is meant, save the plan anew: fxkernels explain {target} --json PLAN.json", err=True)
+        click.echo(f"If that is meant, save the report anew: fxkernels explain {target} --json REPORT.json", err=True)
     click.get_current_context().exit(1 if lost else 0)
 
 
-def _told(plan: Report, comparison: Comparison) -> str:
+def _told(saved: Report, comparison: Comparison) -> str:
     """What was lost and why, with what may be the cause; else what is better now."""
     from ..report.compare_text import render_comparison
 
-    had, lost = sum(call.status in ("rewritten", "unknown") for call in plan.calls), comparison.lost
+    had, lost = sum(call.status in ("rewritten", "unknown") for call in saved.calls), comparison.lost
     if lost:
         head = f"{len(lost)} of {had} layer calls lost their kernel"
         return render_comparison(replace(comparison, calls=lost), head=head)
-    better = f"; {len(comparison.gained)} more have one now, save the plan anew to keep them" if comparison.gained else ""
+    better = f"; {len(comparison.gained)} more have one now, save the report anew to keep them" if comparison.gained else ""
     return f"no kernel was lost: {had} layer {'call has' if had == 1 else 'calls have'} one, or might, as before{better}"
 
 
-def _targets(plan: Report) -> list[str]:
-    """What the plan was made for, with this installation's torch; nothing if that is this machine."""
+def _targets(saved: Report) -> list[str]:
+    """What the report was made for, with this installation's torch; nothing if that is this machine."""
     from ..target import Target
 
-    here = {each.device: Target.of_machine(each.device) for each in plan.targets}
-    if all(_same_machine(each, here[each.device]) for each in plan.targets):
+    here = {each.device: Target.of_machine(each.device) for each in saved.targets}
+    if all(_same_machine(each, here[each.device]) for each in saved.targets):
         return []
-    if len(plan.targets) > 1:
-        names = ", ".join(each.device for each in plan.targets)
-        raise click.UsageError(f"the plan was made for several devices that are not all here ({names}); name one with --for")
-    (only,) = plan.targets
+    if len(saved.targets) > 1:
+        names = ", ".join(each.device for each in saved.targets)
+        raise click.UsageError(f"the report was made for several devices that are not all here ({names}); name one with --for")
+    (only,) = saved.targets
     return [str(replace(only, torch=here[only.device].torch))]
 
 

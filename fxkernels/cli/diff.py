@@ -32,7 +32,7 @@ def diff(before: Report, after: Report, as_json: bool, quiet: bool) -> None:
     Examples:
       fxkernels diff monday.json friday.json
       fxkernels diff --quiet a.json b.json || echo "kernels changed"
-      fxkernels explain mymodel:build --json - | fxkernels diff plan.json -
+      fxkernels explain mymodel:build --json - | fxkernels diff report.json -
     """
     comparison = before.compare(after)
     if as_json:

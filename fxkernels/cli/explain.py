@@ -70,7 +70,7 @@ def explain(
       fxkernels explain mymodel:build --mode training --no-builtin
       fxkernels explain mymodel:build --why model.layers.3.norm
       fxkernels explain mymodel:build --diff | less
-      fxkernels explain mymodel:build --html report.html --json plan.json
+      fxkernels explain mymodel:build --html report.html --json report.json
       fxkernels explain hf:llama --config num_hidden_layers=2
       fxkernels explain hf:qwen3 --for "cuda:sm90 torch2.11" --for cpu
     """

@@ -59,18 +59,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def run(project: Path) -> Run:
-    """Runs `fxkernels check plan.json` in that folder."""
-    (project / "plan.json").write_bytes((project / "saved.json").read_bytes())
+    """Runs `fxkernels check report.json` in that folder."""
+    (project / "report.json").write_bytes((project / "saved.json").read_bytes())
 
     def run_(target: str, *options: str) -> Result:
-        return CliRunner(env={"COLUMNS": "80"}).invoke(check, ["plan.json", f"check_factories:{target}", "--no-builtin", *options])
+        return CliRunner(env={"COLUMNS": "80"}).invoke(check, ["report.json", f"check_factories:{target}", "--no-builtin", *options])
 
     return run_
 
 
 def edit(change: Callable[[Report], Report]) -> None:
-    plan = Path("plan.json")
-    plan.write_text(to_json(change(from_json(plan.read_text()))))
+    saved = Path("report.json")
+    saved.write_text(to_json(change(from_json(saved.read_text()))))
 
 
 def test_a_model_that_kept_its_kernels_passes(run: Run) -> None:
@@ -88,7 +88,7 @@ def test_a_lost_kernel_fails_with_the_calls_and_the_reason(run: Run) -> None:
     assert "layers.{0..1}.input_layernorm x2: rewritten by norms:RMSNorm" in text
     assert "-> missed (no_mapping: no kernel is mapped to layer name 'RMSNorm'" in text
     assert max(map(len, lines)) <= 80
-    assert "save the plan anew" in result.stderr
+    assert "save the report anew" in result.stderr
 
 
 def test_a_layer_that_is_gone_has_lost_its_kernel(run: Run) -> None:
@@ -106,7 +106,7 @@ def test_kernels_that_are_new_are_fine(run: Run) -> None:
     result = run("yesterday")
     assert (result.exit_code, result.stdout) == (
         0,
-        "no kernel was lost: 1 layer call has one, or might, as before; 4 more have one now, save the plan anew to keep them\n",
+        "no kernel was lost: 1 layer call has one, or might, as before; 4 more have one now, save the report anew to keep them\n",
     )
 
 
@@ -125,7 +125,7 @@ def test_json_says_that_all_is_well(run: Run) -> None:
     assert (value["ok"], value["same"]) == (True, True)
 
 
-@pytest.mark.parametrize("arguments", [("gone.json", "check_factories:yesterday"), ("plan.json", "check_factories:nobody")])
+@pytest.mark.parametrize("arguments", [("gone.json", "check_factories:yesterday"), ("report.json", "check_factories:nobody")])
 def test_what_cannot_be_loaded_exits_with_2(run: Run, arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(check, list(arguments))
     assert result.exit_code == 2
