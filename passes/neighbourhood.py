@@ -68,8 +68,8 @@ class Neighbourhood:
         """
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
-        for node in self.inputs:
-            copies[node] = graph.placeholder(node.name)
+        for number, node in enumerate(self.inputs):
+            copies[node] = graph.placeholder(f"input_{number}")  # a name of the model's would tell equal neighbourhoods apart
         _copy(graph, self.before, copies)
         if replacement is None:
             _copy(graph, self.call.operations, copies)

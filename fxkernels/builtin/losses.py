@@ -25,7 +25,8 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return ``cross_entropy(linear(hidden, weight, bias), target)`` in float32, without ever holding all logits or their gradient.
 
-    The gradients of `hidden`, `weight` and `bias` are computed with the loss, some tokens at a time: in Triton on CUDA, in torch on CPUs.
+    On CUDA, in Triton, the backward computes the logits again, some of the vocabulary at a time. On CPUs, in torch, the gradients are
+    computed with the loss, some tokens at a time.
 
     Args:
         hidden: Hidden states, (..., width).

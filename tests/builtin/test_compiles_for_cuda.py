@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,16 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
 def test_forward_and_backward_compile_for_hopper(compiled, name, dtype, size):
     layer, arguments = prepared(CASES[name], dtype, rows=3, size=size if name != "linear cross entropy" else 96)
     kernel = kernel_of(CASES[name])
+    step(lambda *values: kernel(layer, *values), layer, arguments)
+
+
+@pytest.mark.parametrize("name", ["RMSNorm", pytest.param("RMSNorm gated by SiLU", marks=pytest.mark.slow), "LayerNorm"])
+@pytest.mark.parametrize("size", [90, 4096])
+def test_programs_that_take_several_tiles_compile_for_hopper(compiled, monkeypatch, name, size):
+    layer, arguments = prepared(CASES[name], torch.bfloat16, rows=300, size=size)
+    kernel = kernel_of(CASES[name])
+    launches = sys.modules[kernel.__module__.replace(".layers", ".launches")]
+    monkeypatch.setattr(launches, "configured", lambda *asked: asked[-1] | {"stages": 3, "programs": 2})
     step(lambda *values: kernel(layer, *values), layer, arguments)
 
 

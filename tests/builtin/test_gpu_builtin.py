@@ -76,6 +76,16 @@ def test_admission_admits_it(name):
     torch._dynamo.reset()
 
 
+def test_a_step_with_the_loss_never_holds_all_logits():
+    hidden, weight = (torch.randn(n, 256, device="cuda", dtype=torch.bfloat16).requires_grad_() for n in (8192, 128_256))
+    target = torch.randint(128_256, (8192,), device="cuda")
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.autograd.grad(linear_cross_entropy(hidden, weight, target), (hidden, weight))
+    assert torch.cuda.max_memory_allocated() - before < 8192 * 128_256 * hidden.element_size() / 2
+
+
 def test_the_gradient_of_the_weight_is_as_exact_over_many_chunks():
     hidden, weight = (torch.randn(n, 256, device="cuda", dtype=torch.bfloat16).requires_grad_() for n in (4096, 128_256))
     target = torch.randint(128_256, (4096,), device="cuda")

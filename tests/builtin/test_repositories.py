@@ -89,13 +89,22 @@ def test_every_triton_layer_declares_both_flags_and_what_it_demands(layer_name):
     assert any("dtype" in text for text in kernel.constraints)
 
 
-def test_the_default_mapping_offers_on_cuda_what_replaces_several_operations():
+def test_the_default_mapping_offers_on_cuda_what_gains_something():
     mapping = KernelMapping.of(builtin_mapping())
     for mode in MODES:
         norms = [entry.repository.layer_name for entry in mapping.lookup("RMSNorm", CUDA, mode)]
         assert norms == ["RMSNorm", "RMSNormRoundedLast"]
         assert [entry.repository.layer_name for entry in mapping.lookup("SiluAndMul", CUDA, mode)] == ["SiluAndMul"]
     assert "GeLU" not in mapping
+
+
+def test_no_kernel_of_the_default_mapping_is_slower_than_eager_in_a_measured_row_on_cuda():
+    lines = (Path(__file__).parents[2] / "benchmarks" / "results" / "builtin_gpu.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "microseconds" in row]
+    defaults = {name for name, devices in builtin_mapping().items() if "cuda" in devices}
+    times = {row["question"]: row["microseconds"] for row in rows if row["question"].split()[0] in defaults}
+    assert len(times) == len(rows) == 72
+    assert not [question for question, found in times.items() if found["eager"] < 1.1 * found["kernel"]]
 
 
 def test_an_unknown_layer_name_is_answered_with_the_known_ones():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from layers import Stack
 from paced_models import Chain, example, one_thread, paced
 from torch._dynamo.exc import BackendCompilerFailed
 
-from fxkernels import hubkernels
+from fxkernels import KernelizeFallback, hubkernels
 from fxkernels.backend import HubKernels
+from fxkernels.on_fakes import captured_on_fakes
+from fxkernels.options import options_of
 from fxkernels.report.model import CallReport
 
 
@@ -137,6 +140,26 @@ def test_a_damaged_record_is_measured_anew(own_records: Path) -> None:
     backend = measuring("Quick")
     assert {call.status for call in run(backend)} == {"rewritten"}
     assert backend.session.chooser.budget.held == 2
+
+
+def test_explaining_times_nothing_and_says_what_a_record_decides() -> None:
+    asked = {"inner": "eager", "select": "measured", "mapping": paced("Slow", "Quick"), "use_fallback": KernelizeFallback.ALL}
+    options = replace(options_of(asked), edit=False)
+
+    def explained() -> tuple[CallReport, ...]:
+        with torch.no_grad():
+            return captured_on_fakes(Chain().eval(), [options], (example(),), {})[0].calls
+
+    for call in explained():
+        assert call.status == "unknown"
+        assert [gate.name for gate in call.decisions[-1].unknown_gates] == ["profit"]
+        assert call.decisions[-1].kernel is not None
+        assert call.decisions[-1].kernel.layer == "Slow"  # which the mapping prefers
+    run(measuring("Slow", "Quick"))
+    for call in explained():
+        assert call.decisions[-1].kernel is not None
+        assert call.decisions[-1].kernel.layer == "Quick"
+        assert call.status == "rewritten"
 
 
 def test_without_budget_nothing_is_measured_and_the_compiler_gets_the_call(own_records: Path) -> None:
