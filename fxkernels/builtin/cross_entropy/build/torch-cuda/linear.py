@@ -6,7 +6,8 @@ again, one slab of the vocabulary after another and for all tokens, and puts the
 weight's gradient is one matrix product over all tokens: it is summed in float32 inside of the product, rounded once, and written once. What
 is held at a time is that gradient, v w values, one slab of logits, and the gradient of the hidden states in float32, t w values.
 
-That takes four matrix products of 2 t v w operations, where autograd takes three; each logit is written twice and read five times.
+That takes four matrix products of 2 t v w operations, where autograd takes three. Each logit is written twice, and once more as
+its gradient, and read four times, twice of them by products.
 """
 
 from __future__ import annotations
