@@ -32,13 +32,12 @@ from whole_models.workload import Workload
 from whole_models.workloads import SIZES, workloads
 
 import fxkernels
+from fxkernels.selection import measuring
 
 NAMES = [workload.name for workload in workloads("tiny")]
 PACKAGES = ("torch", "triton", "transformers", "kernels", "liger-kernel", "fla-core")
 SAME_CODE = {"reduce-overhead": "inductor", "hubkernels+reduce-overhead": "hubkernels"}
 """Sides that find kernels of another one in the cache: their first call is none with an empty cache."""
-TIMES_KERNELS = frozenset({"hubkernels", "hubkernels+reduce-overhead"})
-"""Sides that time kernels on the GPU before they use them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Bench:
                     continue
                 try:
                     with (
-                        turn(self.turns, alone=name in TIMES_KERNELS),
+                        turn(self.turns, alone=False),
                         at_most(self.limit, self.deadline),
                         caches_in(Path(folder, SAME_CODE.get(name, name)), tuned) as warm,
                     ):
@@ -155,6 +154,17 @@ def start(device: str) -> None:
     torch.compile(lambda x: (x @ x).softmax(-1).sum())(x).backward()
 
 
+def take_turns_to_time(turns: Path) -> None:
+    """Let only one process at a time hold a contest. Others may compile meanwhile: the sides of a contest alternate within milliseconds."""
+    times_of = measuring.times_of
+
+    def alone(*arguments: Any) -> Any:
+        with turn(turns.with_name(f"{turns.name}-contests"), alone=True):
+            return times_of(*arguments)
+
+    measuring.times_of = alone
+
+
 def make_quiet() -> None:
     """Keep what peers say about layers without a kernel, and torch about precision, out of the way."""
     for name in ("kernels", "transformers", "liger_kernel", "torch._higher_order_ops.triton_kernel_wrap"):
@@ -203,6 +213,8 @@ def main(
         torch.set_num_threads(threads)
     # Sides run the same code of transformers, each with a model of its own, and each has to be compiled.
     torch._dynamo.config.recompile_limit = 64
+    if turns is not None:
+        take_turns_to_time(turns)
     start(device)
     told = origin(PACKAGES) | {"runs": runs}
     bench = Bench(device, runs, seconds, limit, turns, began + until)
