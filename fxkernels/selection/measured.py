@@ -11,6 +11,9 @@ MARGIN = 0.03
 """By what part of the compiler's time a kernel has to be faster. Less than that is neither worth a kernel nor told from noise: two
 measurements of the same code differ by about one per cent."""
 
+LEAST = 0.3
+"""How many microseconds of the device's time it has to save at least: the measured times of very short calls are no better than that."""
+
 HOST_MARGIN = 0.05
 """By what part the host may be busier with a kernel than either side of the original was. Its times scatter more than the device's."""
 
@@ -71,8 +74,12 @@ class Measured:
         may be as busy as the original's host or device was.
         """
         kernel, original = self.kernels[name], self.original
+        if self.ratio(name) <= 1:
+            return "no faster"
         if self.ratio(name) < 1 + MARGIN:
-            return f"less than the {MARGIN:.0%} that make a kernel worth it" if self.ratio(name) > 1 else "no faster"
+            return f"less than the {MARGIN:.0%} that make a kernel worth it"
+        if original.microseconds - kernel.microseconds < LEAST:
+            return f"less than the {LEAST} us that can be told from noise"
         ratios = [before / after for before, after in zip(original.device, kernel.device, strict=True)]
         if len(ratios) > 1 and quantiles(ratios, n=4)[0] <= 1:
             return "but not faster in a quarter of the rounds"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ ROUNDS = 9
 """How often each side is timed. The sides take turns, so that whatever else the machine does meets all of them."""
 
 _WARM_UP = 3
-_REPLAY, _MOST_CALLS = 500e-6, 20
+_REPLAY, _MOST_CALLS = 1e-3, 40
 """About how long one replay of a CUDA graph takes, in seconds, and how many calls it has at most."""
 _HOST_CALLS = 10
 
@@ -43,28 +43,39 @@ def times_of(runs: Mapping[str, Run], device: torch.device) -> dict[str, Side]:
 
 def _clocked(runs: Mapping[str, Run]) -> dict[str, Side]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    calls = {name: max(1, min(_MOST_CALLS, int(_REPLAY / max(_elapsed(run), 1e-9)))) for name, run in runs.items()}
+    calls = calls_within([_elapsed(run) for run in runs.values()])
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            seconds[name].append(min(_elapsed(run) for _ in range(calls[name])))  # whatever else runs can only add to a call
+            seconds[name].append(min(_elapsed(run) for _ in range(calls)))  # whatever else runs can only add to a call
     return {name: Side(tuple(1e6 * t for t in found)) for name, found in seconds.items()}
 
 
 def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Side]:
-    replays = {name: _replay_of(run) for name, run in runs.items()}
+    calls = calls_within([1e-6 * _on_device(run) for run in runs.values() for _ in range(_WARM_UP)])
+    replays = {name: _replay_of(run, calls) for name, run in runs.items()}
     device: dict[str, list[float]] = {name: [] for name in runs}
     host: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            replay, calls = replays[name]
-            device[name].append(_on_device(replay) / calls)
+            device[name].append(_on_device(replays[name]) / calls)
             host[name].append(_asked(run))
     return {name: Side(tuple(device[name]), tuple(host[name])) for name in runs}
 
 
-def _replay_of(run: Run) -> tuple[Run, int]:
-    """Return a function that makes the device do some calls in a row, and how many: with the host out of the way, if possible."""
-    calls = max(1, min(_MOST_CALLS, int(_REPLAY / max(1e-6 * _on_device(run), 1e-6))))
+def calls_within(seconds: Sequence[float]) -> int:
+    """Return how many calls make one measurement, of all sides alike.
+
+    A replay begins and ends with some microseconds that are nobody's. Its calls share them, so a side with fewer calls would seem slower,
+    and two launches perhaps faster than one.
+
+    Args:
+        seconds: What single calls took; the shortest counts, since a first one may have had to wait.
+    """
+    return max(1, min(_MOST_CALLS, int(_REPLAY / max(min(seconds), 1e-9))))
+
+
+def _replay_of(run: Run, calls: int) -> Run:
+    """Return a function that makes the device do so many calls in a row: with the host out of the way, if possible."""
     graph = torch.cuda.CUDAGraph()
     try:
         # Other threads may do what they like with the device meanwhile.
@@ -79,9 +90,9 @@ def _replay_of(run: Run) -> tuple[Run, int]:
             for _ in range(calls):
                 run()
 
-        return repeat, calls
+        return repeat
     graph.replay()
-    return graph.replay, calls
+    return graph.replay
 
 
 def _on_device(run: Run) -> float:

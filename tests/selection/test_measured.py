@@ -25,6 +25,12 @@ def test_a_kernel_that_saves_less_than_the_margin_leaves_the_call_to_the_compile
     assert found.told("kernel") == "98 us instead of 100 us, 1.02x, less than the 3% that make a kernel worth it"
 
 
+def test_a_kernel_that_saves_less_than_can_be_measured_leaves_the_call_to_the_compiler() -> None:
+    found = measured(side(1.8), kernel=side(1.6))
+    assert found.winner is None
+    assert found.told("kernel") == "1.6 us instead of 1.8 us, 1.12x, less than the 0.3 us that can be told from noise"
+
+
 def test_a_slower_kernel_is_said_to_be_no_faster() -> None:
     assert measured(side(20), kernel=side(25)).told("kernel") == "25 us instead of 20 us, 0.80x, no faster"
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 import torch
 
-from fxkernels.selection.timing import ROUNDS, times_of
+from fxkernels.selection.timing import ROUNDS, calls_within, times_of
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -30,6 +31,23 @@ def test_each_side_is_timed_in_each_round_and_sides_take_turns() -> None:
     assert found["long"].host == ()
 
 
+def test_all_sides_are_timed_over_equally_many_calls_and_one_slow_call_does_not_make_them_few() -> None:
+    assert calls_within([50e-6, 0.2, 60e-6]) == 20
+    assert calls_within([3.0]) == 1
+    assert calls_within([1e-6]) == 40
+    counts: Counter[str] = Counter()
+
+    def counting(name: str, seconds: float):
+        def run() -> None:
+            counts[name] += 1
+            time.sleep(seconds)
+
+        return run
+
+    times_of({"long": counting("long", 0.002), "short": counting("short", 0.0001)}, torch.device("cpu"))
+    assert counts["long"] == counts["short"]
+
+
 class TestOnAGpu:
     pytestmark = ON_GPU
 
@@ -39,6 +57,11 @@ class TestOnAGpu:
         assert found["large"].microseconds > 10 * found["small"].microseconds
         assert found["large"].of_host < found["large"].microseconds
         assert all(len(side.host) == ROUNDS for side in found.values())
+
+    def test_two_launches_take_longer_than_one_of_the_same_work_however_short(self) -> None:
+        x = torch.randn(2048, device="cuda")
+        found = times_of({"one": lambda: x.sin(), "two": lambda: x.sin().cos()}, torch.device("cuda"))
+        assert found["two"].microseconds > found["one"].microseconds + 0.3
 
     def test_what_cannot_be_captured_in_a_cuda_graph_is_timed_all_the_same(self) -> None:
         x = torch.randn(1024, 1024, device="cuda")
