@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from whole_models.table import whole_models
+from whole_models.table import command_of_each, whole_models
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
@@ -40,7 +40,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "Not measured yet."
     if "workload" in rows[0]:
-        return f"{origin(rows)}\n\n{whole_models(rows)}"
+        return f"{origin(command_of_each(rows))}\n\n{whole_models(rows)}"
     if "hazard" in rows[0]:
         return hazards(rows)
     if any("bandwidth" in row for row in rows):

@@ -31,6 +31,11 @@ def whole_models(rows: list[Row]) -> str:
     return "\n\n".join(part for part in (matrix(workloads), notes(workloads), layer_calls(workloads)) if part)
 
 
+def command_of_each(rows: list[Row]) -> list[Row]:
+    """The rows with one command for all workloads, where a command was given for each of them."""
+    return [row | {"command": row["command"].replace(f"models.py {row['workload']} ", "models.py WORKLOAD ")} for row in rows]
+
+
 def by_workload(rows: list[Row]) -> dict[str, dict[str, Row]]:
     """Rows by workload and side. Of two rows of one cell the later one counts, as where a run was continued."""
     found: dict[str, dict[str, Row]] = {}
@@ -57,7 +62,7 @@ def cell(row: Row | None) -> str:
     if row is None or "left out" in row:
         return NOTHING
     if "error" in row:
-        return "failed"
+        return "no time" if "TimeoutError" in row["error"] else "failed"
     figures = [f"{row['milliseconds']:.3g} ms"]
     if "peak GiB" in row:
         figures.append(f"{row['peak GiB']:.3g} GiB")
