@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
-import json
 
 import torch
 
-from ..kernels.lowering.names import state_of, text_of_graph, text_of_state, text_of_value
+from ..kernels.lowering.names import hash_of, state_of, text_of_graph, text_of_state, text_of_value
 from .request import Request
 
 FORMAT = 2
 """Raised when a probe shows something else than before, so that older verdicts are not taken for it."""
-
-_UNSTABLE = " of this process)"  # how kernels/lowering/names.py marks what has no stable text
 
 
 def parts_of(request: Request) -> dict[str, object]:
@@ -43,10 +39,7 @@ def parts_of(request: Request) -> dict[str, object]:
 
 def key_of(request: Request) -> str | None:
     """Return the key; None for a request that no other process could make again."""
-    text = json.dumps(parts_of(request), sort_keys=True)
-    if _UNSTABLE in text or " at 0x" in text:
-        return None
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_of(parts_of(request))
 
 
 @functools.cache

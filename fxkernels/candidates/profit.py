@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 
 import torch
 from torch import fx
 
 from ..admission.request import TensorSpec, sizes_now, specs_of
-from ..kernels.lowering.names import digest, state_of, text_of_state, text_of_value
+from ..kernels.lowering.names import digest, is_stable, state_of, text_of_state, text_of_value
 from ..passes.gate import Gate
 from ..passes.miss import Miss
 from ..passes.neighbourhood import Neighbourhood
@@ -20,7 +21,6 @@ from ..selection.records import device_name
 from .asking import Answer
 from .request import Request
 
-_NOT_TOLD = " of this process)"
 _UNKNOWN = Gate("profit", "unknown", note="there is no record of its time; nothing is run to explain")
 
 
@@ -131,6 +131,5 @@ def _name(answer: Answer) -> str:
     lowering = chosen.lowering.name if chosen.lowering is not None else ""
     called = text_of_value((bound.args, bound.kwargs, bound.tensors)), text_of_state(bound.state), str(bound.training)
     parts = (state_of(kernel), str(kernel.identity.variant), lowering, str(chosen.recompute), str(sorted(chosen.written)), *called)
-    if any(_NOT_TOLD in part for part in parts):
-        return f"{kernel.identity} {_NOT_TOLD}"
-    return f"{kernel.identity} {digest(*parts)}"
+    # What has no stable text stays in the name, so that the contest has no key.
+    return f"{kernel.identity} {digest(*parts) if all(map(is_stable, parts)) else next(filterfalse(is_stable, parts))}"

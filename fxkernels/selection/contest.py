@@ -74,6 +74,7 @@ class Contest:
         autocast: The dtype to which autocast is set there; None if it is off.
         path: Module path of the first call of this form, for whoever waits.
         around: How many operations of the neighbourhood are not the call's own.
+        names: What reports call the kernels.
     """
 
     original: Callable[[], fx.GraphModule]
@@ -86,7 +87,6 @@ class Contest:
     path: str = ""
     around: int = 0
     names: Mapping[str, str] = field(default_factory=dict)
-    """What reports call the kernels."""
 
     @property
     def direction(self) -> str:

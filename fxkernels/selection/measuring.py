@@ -36,7 +36,8 @@ class Budget:
     seconds: float
     spent: float = 0.0
     held: int = 0
-    _known: dict[str, Measured] = field(default_factory=dict)
+    known: dict[str, Measured] = field(default_factory=dict)
+    """What this process has found, or read, by the keys of contests."""
 
     @property
     def is_used_up(self) -> bool:
@@ -60,9 +61,9 @@ def known(contest: Contest, budget: Budget) -> Measured | None:
     key = records.key_of(contest)
     if key is None:
         return None
-    if key not in budget._known and (found := records.read(key, contest)) is not None:
-        budget._known[key] = found
-    return budget._known.get(key)
+    if key not in budget.known and (found := records.read(key, contest)) is not None:
+        budget.known[key] = found
+    return budget.known.get(key)
 
 
 def measure(contest: Contest, budget: Budget) -> Measured | str:
@@ -85,19 +86,20 @@ def measure(contest: Contest, budget: Budget) -> Measured | str:
         _log.info("timed at %s, %s: %s", contest.path, contest.direction, _summary(contest, held))
         key = records.key_of(contest)
         if key is not None:
-            budget._known[key] = held
-            records.write(key, contest, held)
+            budget.known[key] = held
+            if not held.failed:  # what failed for want of memory, say, may not fail the next time
+                records.write(key, contest, held)
     return held  # type: ignore[no-any-return] # run_for_real returns what its function does
 
 
 def _held(contest: Contest) -> Measured | str:
-    """Times of all sides that can be compiled and run."""
-    # Inductor compiles a backward when it first runs, under a lock that whoever compiles around us holds: it has to run in this thread.
+    """Times of all sides that can be compiled and run. Backwards run in the calling thread: Inductor compiles one when it first runs, under
+    a lock that whoever compiles around us holds (torch 2.11)."""
     with torch.autograd.set_multithreading_enabled(False):
-        return _held_in_this_thread(contest)
+        return _times(contest)
 
 
-def _held_in_this_thread(contest: Contest) -> Measured | str:
+def _times(contest: Contest) -> Measured | str:
     failed: dict[str, str] = {}
     runs: dict[str, Callable[[], object]] = {}
     try:

@@ -6,10 +6,6 @@ They lie beside the records of admission, in ``timed`` below the cache directory
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.metadata
-import json
 import logging
 import os
 from pathlib import Path
@@ -19,7 +15,8 @@ import torch
 
 from ..admission.records import VARIABLE
 from ..cache_directory import cache_directory, read_record, write_record
-from ..kernels.lowering.names import text_of_graph
+from ..kernels.lowering.names import hash_of, text_of_graph
+from ..versions import installed_versions
 from .contest import Contest
 from .measured import Measured
 
@@ -28,15 +25,13 @@ _log = logging.getLogger("fxkernels")
 FORMAT = 1
 """Raised when something else is timed than before."""
 
-_UNSTABLE = " of this process)"  # how kernels/lowering/names.py marks what has no stable text
-
 
 def key_of(contest: Contest) -> str | None:
     """Return a hash of everything on which the times depend; None for a contest that no other process could hold again."""
     parts = {
         "format": FORMAT,
         "device": device_name(contest.device),
-        "versions": [torch.__version__, _version("triton")],
+        "versions": versions_of_compilers(),
         "inner": contest.inner.timed_as,
         "graph": text_of_graph(contest.original()),
         "inputs": [f"{value!r}" for value in contest.inputs],
@@ -45,8 +40,7 @@ def key_of(contest: Contest) -> str | None:
         "autocast": str(contest.autocast),
         "precision": torch.get_float32_matmul_precision(),
     }
-    text = json.dumps(parts, sort_keys=True)
-    return None if _UNSTABLE in text or " at 0x" in text else hashlib.sha256(text.encode()).hexdigest()
+    return hash_of(parts)
 
 
 def device_name(device: torch.device) -> str:
@@ -54,6 +48,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def versions_of_compilers() -> dict[str, str]:
+    """Return the versions of the libraries on which times depend, where they are installed."""
+    return {name: version for name, version in installed_versions() if name in ("torch", "triton")}
 
 
 def read(key: str, contest: Contest) -> Measured | None:
@@ -74,8 +73,7 @@ def write(key: str, contest: Contest, measured: Measured) -> None:
     """Keep times. Where that is not possible, a warning says so."""
     told: dict[str, Any] = {
         "device": device_name(contest.device),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
+        "versions": versions_of_compilers(),
         "inner": contest.inner.timed_as,
         "inputs": [str(value) for value in contest.inputs],
         "direction": contest.direction,
@@ -89,11 +87,3 @@ def write(key: str, contest: Contest, measured: Measured) -> None:
 
 def _path(place: Path, key: str) -> Path:
     return place / key[:2] / f"{key}.json"
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 
 from ..cache_directory import write_atomically
-from ..versions import installed_versions
 from .contest import Inner
-from .records import device_name
+from .records import device_name, versions_of_compilers
 
 FORMAT = 1
 """Raised when a plan says something else than before."""
 
 _KIND = "fxkernels tuned plan"
-_VERSIONS = ("torch", "triton")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +69,11 @@ class TunedPlan:
     @staticmethod
     def on(device: torch.device, inner: Inner, model: str, calls: Iterable[PlannedCalls]) -> TunedPlan:
         """Return a plan for this machine."""
-        return TunedPlan(model, device_name(device), _versions_here(), str(inner), tuple(calls))
+        return TunedPlan(model, device_name(device), versions_of_compilers(), str(inner), tuple(calls))
 
     def misfit(self, device: torch.device, inner: Inner) -> str:
         """Return why the plan is not for this machine and compiler, as a sentence; empty if it is."""
-        here = {"device": device_name(device), "inner compiler": str(inner), **_versions_here()}
+        here = {"device": device_name(device), "inner compiler": str(inner), **versions_of_compilers()}
         measured = {"device": self.device, "inner compiler": self.inner, **self.versions}
         other = [f"{what} {was}, here it is {here.get(what)}" for what, was in measured.items() if here.get(what) != was]
         return f"{self.source} was measured with {'; '.join(other)}: tune again, until then no kernel runs" if other else ""
@@ -178,7 +176,3 @@ def _entry(row: Mapping[str, Any]) -> PlannedCalls:
     kernel, state = (None, None) if row["kernel"] is None else (str(row["kernel"]), str(row["state"]))
     calls, inputs = tuple(map(str, row["calls"])), tuple(map(str, row["inputs"]))
     return PlannedCalls(calls, str(row["layer_name"]), row["mode"] == "training", inputs, kernel, state, str(row["why"]))
-
-
-def _versions_here() -> dict[str, str]:
-    return {name: version for name, version in installed_versions() if name in _VERSIONS}

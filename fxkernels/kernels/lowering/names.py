@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,27 @@ from ..stand_in import LayerState
 _METADATA = "metadata.json"
 _LARGEST_CONSTANT = 1 << 20
 _unique = itertools.count()
+_UNSTABLE = " of this process)"
 
 
 def digest(*parts: str) -> str:
     """Return a short hash of the parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def hash_of(parts: Mapping[str, object]) -> str | None:
+    """Return a hash of named values, which are JSON; None if one of them is not the same in every process.
+
+    Args:
+        parts: Everything on which a record depends, in the texts that the functions here make.
+    """
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() if is_stable(text) else None
+
+
+def is_stable(text: str) -> bool:
+    """Whether a text that was made here is the same in every process."""
+    return _UNSTABLE not in text and " at 0x" not in text
 
 
 def operator_name(kernel: KernelLayer, *parts: str) -> str:
@@ -136,4 +153,4 @@ def _constant(module: fx.GraphModule, target: str) -> str:
 
 def _once(text: str) -> str:
     """Text that equals no other: what cannot be described must not be taken for something else."""
-    return f"{text} ({next(_unique)} of this process)"
+    return f"{text} ({next(_unique)}{_UNSTABLE}"
