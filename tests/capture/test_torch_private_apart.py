@@ -46,14 +46,14 @@ def test_apart_a_graph_can_be_compiled_and_differentiated_within_a_backend() -> 
     torch.testing.assert_close(x.grad, torch.ones(3).exp())
 
 
-def test_inductor_is_recognised_also_where_torch_has_wrapped_it() -> None:
+def test_is_inductor_recognises_it_also_where_torch_has_wrapped_it() -> None:
     assert _torch.is_inductor("inductor")
     assert _torch.is_inductor(_torch.inner_compiler("inductor", "reduce-overhead", None))
     assert not _torch.is_inductor("eager")
     assert not _torch.is_inductor(lambda gm, inputs: gm)
 
 
-def test_cuda_graphs_are_replayed_where_mode_or_options_say_so() -> None:
+def test_replays_cuda_graphs_says_what_mode_and_options_say() -> None:
     assert not _torch.replays_cuda_graphs("inductor", None, None)
     assert _torch.replays_cuda_graphs("inductor", "reduce-overhead", None)
     assert _torch.replays_cuda_graphs("inductor", "max-autotune", None)
@@ -63,13 +63,13 @@ def test_cuda_graphs_are_replayed_where_mode_or_options_say_so() -> None:
     assert not _torch.replays_cuda_graphs("eager", None, None)
 
 
-def test_the_compiler_that_is_timed_keeps_every_setting_but_that_of_cuda_graphs() -> None:
+def test_timed_compiler_keeps_every_setting_but_that_of_cuda_graphs() -> None:
     timed: Any = _torch.timed_compiler("inductor", "max-autotune", {"epilogue_fusion": False})
     assert timed.config["triton.cudagraphs"] is False
     assert timed.config["max_autotune"] is True
     assert timed.config["epilogue_fusion"] is False
 
 
-def test_what_is_timed_is_the_same_with_and_without_cuda_graphs() -> None:
+def test_timed_settings_are_the_same_with_and_without_cuda_graphs() -> None:
     assert _torch.timed_settings("inductor", "reduce-overhead", None) == _torch.timed_settings("inductor", None, None)
     assert _torch.timed_settings("inductor", "max-autotune", None) != _torch.timed_settings("inductor", None, None)

@@ -14,7 +14,7 @@ DOCUMENT = (Path(__file__).parents[3] / "docs" / "report-json.md").read_text()
 
 
 def test_the_documented_program_reads_a_report_without_fxkernels(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(to_json(small_report()))
+    (tmp_path / "report.json").write_text(to_json(small_report()))
     (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     done = subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=False, capture_output=True, text=True)
     lines = done.stdout.splitlines()
