@@ -85,7 +85,7 @@ def _answer(entries: Sequence[tuple[LayerCall, Decision]]) -> _Answer:
     ruling = Ruling(None)
     if decision.replacement is not None:
         target: Any = decision.replacement.target
-        ruling = Ruling(decision.kernel, target.recomputes, target.copied)
+        ruling = Ruling(decision.kernel, target.recomputes, target.copied, tuple(target.orders.items()))
     return _Answer(graph_decision(call.site, decision, 0), ruling)
 
 

@@ -118,12 +118,13 @@ def _sizes() -> Iterator[Variant]:
     yield from _norms("numerics", "LastBlockMissing", "of 30", sizes=(2, 15, 64))
     yield from _norms("numerics", "HalfPrecision", dtype=_BF16)
     yield from _norms("numerics", "Strided ReadsRowsDense", "of rows that lie apart", x=_APART)
-    yield from _norms("output_metadata", "ReadsDense", "of columns", x=_TRANSPOSED)
+    yield from _norms("numerics", "ReadsDense", "of columns", x=_TRANSPOSED)
     yield from _norms("gradient", "ExpandedAsOne", "of one row", x=_EXPANDED)
 
 
 def _outputs() -> Iterator[Variant]:
-    yield from _norms("output_metadata", "GapsInOutput Flattens AddsDimension ReturnsSparse")
+    yield from _norms(REPAIRED, "GapsInOutput")
+    yield from _norms("output_metadata", "Flattens AddsDimension ReturnsSparse")
     yield from _norms("crash", "ReturnsTuple ReturnsNothing")
     yield from _norms("gradient", "ReturnsParameter Detached DetachedForLarge")
     yield from _norms("gradient", "ReturnsParameter", "without gradients", gradient=False)

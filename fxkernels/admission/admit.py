@@ -32,6 +32,7 @@ class Admitted:
         reason: Why it is unprobed, or which help a probed kernel needs, as a sentence; else empty.
         cloned: Positions of the inputs of which it has to get copies, since it overwrites them.
         detached: Whether no gradient flows through it: the reference's has to be recomputed.
+        relaid: Positions of the outputs that it lays out in memory in another way than the layer: they have to be copied.
         evidence: What the probe has seen.
         key: The key of the record.
         ranges: For each dynamic size, the smallest and the largest that were probed.
@@ -41,6 +42,7 @@ class Admitted:
     reason: str = ""
     cloned: frozenset[int] = frozenset()
     detached: bool = False
+    relaid: frozenset[int] = frozenset()
     evidence: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     ranges: tuple[tuple[int, int], ...] = ()
@@ -156,7 +158,8 @@ def _judged(request: Request | None, verdict: Verdict, key: str | None, strict: 
     if verdict.result == "admitted":
         ranges = request.ranges if request is not None else ()
         repairs = "; ".join(note for note in verdict.evidence.get("notes", ()) if _is_repair(note))
-        return Admitted("probed", repairs, frozenset(verdict.cloned), verdict.detached, verdict.evidence, key, ranges)
+        seen = (frozenset(verdict.cloned), verdict.detached, frozenset(verdict.relaid), verdict.evidence)
+        return Admitted("probed", repairs, *seen, key, ranges)
     if verdict.result == "unprobed" and not strict:
         return Admitted("unprobed", verdict.message)
     kernel = request.kernel.identity if request is not None else "the kernel"
@@ -166,7 +169,7 @@ def _judged(request: Request | None, verdict: Verdict, key: str | None, strict: 
 
 def _is_repair(note: str) -> bool:
     """Whether it says that the kernel is right only with help."""
-    return "gets copies" in note or "recomputed" in note
+    return "gets copies" in note or "recomputed" in note or "is copied" in note
 
 
 def _timeout(argument: float | None) -> float:

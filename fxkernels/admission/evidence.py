@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from ..passes.miss import CODES, Miss
 from .tolerances import Comparison
@@ -55,6 +55,7 @@ class Verdict:
         message: What is wrong with the kernel, or why it could not be probed.
         cloned: Positions of the inputs that the kernel overwrites: it is right if it gets copies of them.
         detached: Whether no gradient flows through the kernel, though it does not say so: it is right with the reference's.
+        relaid: Positions of the outputs that the kernel lays out in memory in another way than the layer: it is right if they are copied.
         evidence: What was seen.
     """
 
@@ -63,6 +64,7 @@ class Verdict:
     message: str = ""
     cloned: tuple[int, ...] = ()
     detached: bool = False
+    relaid: tuple[int, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -83,6 +85,7 @@ class Verdict:
             "message": self.message,
             "cloned": list(self.cloned),
             "detached": self.detached,
+            "relaid": list(self.relaid),
             "evidence": self.evidence,
         }
 
@@ -94,14 +97,18 @@ class Verdict:
             ValueError: If it is something else.
         """
         result, code, message = found.get("result"), found.get("code"), found.get("message")
-        cloned, detached, evidence = found.get("cloned"), found.get("detached"), found.get("evidence")
+        cloned, detached, evidence, relaid = found.get("cloned"), found.get("detached"), found.get("evidence"), found.get("relaid")
         if result not in ("admitted", "refused", "unprobed") or not (code is None if result == "admitted" else code in CODES):
             raise ValueError(f"{result!r} with code {code!r} is no verdict")
-        if not isinstance(cloned, list) or not all(type(position) is int for position in cloned) or not isinstance(detached, bool):
-            raise ValueError("a verdict says which inputs are cloned, and whether the output is detached")
+        if not (_are_positions(cloned) and _are_positions(relaid) and isinstance(detached, bool)):
+            raise ValueError("a verdict says which inputs are cloned, which outputs are laid out anew, and whether the output is detached")
         if not isinstance(message, str) or not isinstance(evidence, dict):
             raise ValueError("a verdict has a message and its evidence")
-        return Verdict(result, code, message, tuple(cloned), detached, evidence)
+        return Verdict(result, code, message, tuple(cloned), detached, tuple(relaid), evidence)
+
+
+def _are_positions(found: Any) -> TypeGuard[list[int]]:
+    return isinstance(found, list) and all(type(position) is int for position in found)
 
 
 def _short(value: float) -> float | str:

@@ -53,7 +53,8 @@ def _probe(request: Request) -> Verdict:
         return Verdict.unprobed("there is no memory for the probe", evidence.as_dict())
     if shown is None:
         return Verdict.unprobed("its inputs have no elements", evidence.as_dict())
-    return Verdict("admitted", cloned=tuple(sorted(shown.cloned)), detached=shown.detached, evidence=evidence.as_dict())
+    cloned, relaid = tuple(sorted(shown.cloned)), tuple(sorted(shown.relaid))
+    return Verdict("admitted", cloned=cloned, detached=shown.detached, relaid=relaid, evidence=evidence.as_dict())
 
 
 def _own_sizes(request: Request, specs: Inputs, evidence: Evidence) -> Shown:

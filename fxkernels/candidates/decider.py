@@ -164,6 +164,7 @@ class Decider:
             cloned=cloned,
             operators=chosen.opaque,
             launches=chosen.lowering is not None and chosen.lowering.name == "triton",
+            orders=chosen.orders,
         )
         if chosen.opaque is not None:
             target.cache_key = digest(call.key, chosen.opaque.key, repr((chosen.recompute, differentiable)))

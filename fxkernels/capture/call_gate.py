@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from ..kernels.layer import KernelLayer
+from ..kernels.lowering.output_order import Order
 from .call_memory import CallMemory
 
 KERNELIZED = "_fxkernels"
@@ -27,11 +28,13 @@ class Ruling:
         kernel: The kernel that runs; None for the original layer.
         recompute: Whether the gradient is the original's, recomputed.
         copied: Positions and names of those of the kernel's arguments of which it gets copies, as it overwrites them.
+        orders: Positions of the outputs that are copied into the layer's memory layout, with the order of the layer's dimensions.
     """
 
     kernel: KernelLayer | None
     recompute: bool = False
     copied: frozenset[int | str] = frozenset()
+    orders: tuple[tuple[int, Order], ...] = ()
 
 
 class Keeper(Protocol):

@@ -7,7 +7,7 @@ A program that is exported gets the original: it is meant to run where the kerne
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ from torch.compiler import is_exporting
 from ..errors import KernelRuntimeError
 from ..kernels.call import other_device
 from ..kernels.layer import KernelLayer
+from ..kernels.lowering.output_order import Order, laid_out
 from ..kernels.recompute import is_cut, recomputed_backward
 from ..kernels.signature import forward_signature, kernel_arguments
+from .call_gate import Ruling
 from .clone import clone_module
 from .tensor_tree import tensors_in, with_tensors
 
 if TYPE_CHECKING:
-    from .call_gate import Ruling
     from .rewritten_layer import KernelChoice
 
 PLACE = "_fxkernels_place"
@@ -47,6 +48,7 @@ class Place:
     path: str
 
 
+_NO_HELP = Ruling(None)
 _log = logging.getLogger("fxkernels")
 _warned: set[tuple[str, str]] = set()
 
@@ -73,17 +75,17 @@ def decided_forward(layer: type[nn.Module], ruling: Ruling) -> Forward:
         reference: Forward = layer.forward
         return reference
     if ruling.recompute:
-        return _without_backward(layer, ruling.kernel, None, ruling.copied)
-    return _differentiable(layer, ruling.kernel, ruling.copied)
+        return _without_backward(layer, ruling.kernel, None, ruling)
+    return _differentiable(layer, ruling.kernel, ruling)
 
 
 def _in_training(layer: type[nn.Module], kernel: KernelLayer) -> Forward:
     return _differentiable(layer, kernel) if kernel.has_backward else _without_backward(layer, kernel, None)
 
 
-def _differentiable(layer: type[nn.Module], kernel: KernelLayer, copied: frozenset[int | str] = frozenset()) -> Forward:
+def _differentiable(layer: type[nn.Module], kernel: KernelLayer, ruling: Ruling = _NO_HELP) -> Forward:
     """A forward that runs a kernel with a backward, and does not believe it blindly."""
-    call, identity = _kernel_forward(layer, kernel, copied), kernel.identity
+    call, identity = _kernel_forward(layer, kernel, ruling), kernel.identity
     is_grad_enabled, is_compiling, tensor_type = torch.is_grad_enabled, torch.compiler.is_compiling, torch.Tensor
     followed: list[bool] = []  # holds something once a gradient has been seen to get through
     reference: Forward = layer.forward
@@ -115,11 +117,9 @@ def _differentiable(layer: type[nn.Module], kernel: KernelLayer, copied: frozens
     return run
 
 
-def _without_backward(
-    layer: type[nn.Module], kernel: KernelLayer, in_training: Forward | None, copied: frozenset[int | str] = frozenset()
-) -> Forward:
+def _without_backward(layer: type[nn.Module], kernel: KernelLayer, in_training: Forward | None, ruling: Ruling = _NO_HELP) -> Forward:
     """A forward that runs a kernel without a backward, in training mode `in_training` if that is given; the gradient is the original's."""
-    call, identity, is_grad_enabled = _kernel_forward(layer, kernel, copied), kernel.identity, torch.is_grad_enabled
+    call, identity, is_grad_enabled = _kernel_forward(layer, kernel, ruling), kernel.identity, torch.is_grad_enabled
     reference: Forward = layer.forward
 
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -139,16 +139,18 @@ def _without_backward(
     return run
 
 
-def _kernel_forward(layer: type[nn.Module], kernel: KernelLayer, copied: frozenset[int | str]) -> Forward:
+def _kernel_forward(layer: type[nn.Module], kernel: KernelLayer, ruling: Ruling) -> Forward:
     """The kernel's forward, taking arguments as the layer's forward takes them: keywords may have other names there."""
     forward = _on_the_inputs_device(kernel.cls.forward)
-    if copied:
-        forward = _with_copies(forward, copied)
+    if ruling.copied:
+        forward = _with_copies(forward, ruling.copied)
+    if ruling.orders:
+        forward = _with_orders(forward, dict(ruling.orders))
     try:
         ours, theirs = forward_signature(kernel.cls), forward_signature(layer)
     except (TypeError, ValueError):
         return forward
-    if issubclass(layer, FunctionLayer) or (list(ours.parameters) == list(theirs.parameters) and not copied):
+    if issubclass(layer, FunctionLayer) or (list(ours.parameters) == list(theirs.parameters) and not ruling.copied):
         return forward
 
     def renamed(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -165,6 +167,17 @@ def _with_copies(forward: Forward, copied: frozenset[int | str]) -> Forward:
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         args = tuple([_copy(value) if position in copied else value for position, value in enumerate(args)])
         return forward(self, *args, **{name: _copy(value) if name in copied else value for name, value in kwargs.items()})
+
+    return run
+
+
+def _with_orders(forward: Forward, orders: Mapping[int, Order]) -> Forward:
+    """The same, with outputs that are copied into the layer's memory layout."""
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        tensors = [laid_out(tensor, orders[n]) if n in orders else tensor for n, tensor in enumerate(tensors_in(output))]
+        return with_tensors(output, tensors)
 
     return run
 

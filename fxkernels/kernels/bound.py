@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..passes.layer_call import LayerCall
 from ..passes.region import external_inputs
 from .call import KernelCall, Operators, Slot
 from .layer import KernelLayer
+from .lowering.output_order import Order
 from .origin import LayerOrigin
 from .signature import forward_signature, kernel_arguments
 from .stand_in import LayerState, stand_in
@@ -65,6 +66,7 @@ class Bound:
         cloned: Iterable[int] = (),
         operators: Operators | None = None,
         launches: bool = False,
+        orders: Mapping[int, Order] | None = None,
     ) -> KernelCall:
         """Return the callable that stands in the graph. See `KernelCall` for the arguments."""
         return KernelCall(
@@ -80,6 +82,7 @@ class Bound:
             cloned=cloned,
             operators=operators,
             launches=launches,
+            orders=orders,
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from ..errors import KernelRuntimeError
 from .layer import KernelLayer
+from .lowering.output_order import Order, laid_out
 from .lowering.triton import call_routed
 from .recompute import is_cut, recomputed_backward
 from .second_order import is_twice_differentiable
@@ -75,6 +76,7 @@ class KernelCall:
         cloned: Positions of the inputs that the kernel overwrites and somebody else may see: it gets copies of them.
         operators: What is called instead of the kernel's Python, in a graph whose compiler cannot follow that.
         launches: Whether it launches Triton kernels by itself, which a compiler has to be shown.
+        orders: For each output that the kernel lays out in memory in another way than the layer, the order of the layer's dimensions.
 
     Raises:
         KernelRuntimeError: When called, if the kernel raises.
@@ -95,12 +97,14 @@ class KernelCall:
         cloned: Iterable[int] = (),
         operators: Operators | None = None,
         launches: bool = False,
+        orders: Mapping[int, Order] | None = None,
     ) -> None:
         self.kernel, self.path = kernel, path
         self._build_self, self._args, self._kwargs = build_self, args, kwargs
         self._reference, self._outputs = reference, outputs
         self._differentiable, self._recompute = differentiable, recompute
         self._cloned, self.operators = frozenset(cloned), operators
+        self.orders = orders or {}
         self._python = self._routed if launches else self.run
         self._warned = self._is_followed = False
         # Whether the kernel's own gradient has one in turn; None until it is known.
@@ -190,6 +194,8 @@ class KernelCall:
         if len(tensors) != self._outputs:
             message = f"it returned {len(tensors)} tensors where the layer returns {self._outputs}"
             raise KernelRuntimeError(self.path, self.kernel.identity, ValueError(message))
+        for position, order in self.orders.items():
+            tensors[position] = laid_out(tensors[position], order)
         return tensors[0] if self._outputs == 1 else tuple(tensors)
 
     def _is_detached(self, result: Any, inputs: tuple[Any, ...]) -> bool:

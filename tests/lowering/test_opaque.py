@@ -247,15 +247,26 @@ def test_an_input_that_the_kernel_overwrites_is_copied_and_the_report_says_so(in
 # --- what is not used, and what goes wrong ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kernel", "code", "words"), [("Raising", "crash", "out of shared memory"), ("Transposing", "output_metadata", "strides")]
-)
-def test_a_kernel_that_cannot_be_used_is_a_miss_with_evidence(kernel: str, code: str, words: str) -> None:
-    model, chosen = Around(Plus()), backend("Plus", kernel)
+def test_a_kernel_that_cannot_be_used_is_a_miss_with_evidence() -> None:
+    model, chosen = Around(Plus()), backend("Plus", "Raising")
     assert_equals_float64(model, compiled(model, chosen), x())
     miss = chosen.report.calls[0].miss
-    assert miss.code == code
-    assert words in miss.message
+    assert miss.code == "crash"
+    assert "out of shared memory" in miss.message
+
+
+@INNERS
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_output_with_other_strides_is_copied_into_the_layers_and_the_report_says_so(inner: str, dynamic: bool) -> None:
+    model, chosen = Around(Plus()), backend("Plus", "Transposing", inner)
+    run = torch.compile(model, backend=chosen, fullgraph=True, dynamic=dynamic)
+    assert_equals_float64(model, run, x())
+    assert lowering(chosen).relaid == (0,)
+    assert "copies output 0 into the layer's memory layout" in " ".join(str(chosen.report).split())
+    layer, alone = Plus(), backend("Plus", "Transposing", inner)
+    output = torch.compile(layer, backend=alone, fullgraph=True, dynamic=dynamic)(x())
+    assert [call.status for call in alone.report.calls] == ["rewritten"]
+    assert output.stride() == layer(x()).stride()
 
 
 def test_without_opaque_kernels_and_without_fallback_it_is_an_error() -> None:

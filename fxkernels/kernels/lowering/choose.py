@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ...passes.miss import Miss
 from .case import Case, Tools
 from .lowering import Lowering
 from .opaque import Entry, Opaque
+from .output_order import Order, order_of
 from .rehearsal import Rehearsal, rehearse, shown
 from .trial import Trial, try_on_fakes
 
@@ -27,16 +29,26 @@ class Chosen:
         opaque: The operators of an opaque kernel.
         recompute: Whether the gradient is the reference's.
         written: Positions of the inputs that the kernel overwrites, unless its operator copies them.
+        orders: Positions of the outputs that are copied into the layer's memory layout, unless its operator does that, with the order of
+            the layer's dimensions.
     """
 
     lowering: Lowering | None
     opaque: Opaque | None = None
     recompute: bool = False
     written: frozenset[int] = frozenset()
+    orders: Mapping[int, Order] = field(default_factory=dict)
 
 
 def choose(
-    case: Case, *, compiled: bool, opaque: bool, tools: Tools, rehearses: bool = True, written: frozenset[int] = frozenset()
+    case: Case,
+    *,
+    compiled: bool,
+    opaque: bool,
+    tools: Tools,
+    rehearses: bool = True,
+    written: frozenset[int] = frozenset(),
+    relaid: Iterable[int] = (),
 ) -> Chosen | Miss | str:
     """Return how the kernel is called in the graph, or why it cannot be; a sentence where only a rehearsal could tell.
 
@@ -47,18 +59,20 @@ def choose(
         tools: The private torch APIs.
         rehearses: Whether a kernel may be run on random tensors.
         written: Positions of the inputs that it was seen to overwrite before.
+        relaid: Positions of the outputs that it was seen to lay out in another way than the layer before.
     """
     has_backward = case.kernel.has_backward
     gradient = bool(case.differentiable) and bool(case.wanted) and has_backward
     trial = try_on_fakes(case, gradient, tools)
-    if trial.outputs is not None and (miss := _differs(case, trial.outputs)) is not None:
-        return miss
+    orders: Mapping[int, Order] | Miss = _orders(case, relaid) if trial.outputs is None else _compared(case, trial.outputs)
+    if isinstance(orders, Miss):
+        return orders
     if trial.without is not None:
         _warn(case, trial.without)
     if not compiled:
-        return Chosen(None, None, not has_backward or trial.without is not None, trial.written)
+        return Chosen(None, None, not has_backward or trial.without is not None, trial.written, orders)
     if trial.outputs is not None:
-        return _traced(case, trial, gradient)
+        return _traced(case, trial, gradient, orders)
     if not opaque:
         return Miss("not_compilable", "{kernel} {problem}", {"kernel": case.kernel.identity, "problem": trial.problem})
     if not rehearses:
@@ -66,13 +80,15 @@ def choose(
     return _opaque(case, trial, gradient, tools, written)
 
 
-def _traced(case: Case, trial: Trial, gradient: bool) -> Chosen:
+def _traced(case: Case, trial: Trial, gradient: bool, orders: Mapping[int, Order]) -> Chosen:
     operators = f", with the operators {', '.join(trial.foreign)}" if trial.foreign else ""
     launches = f"; it launches {', '.join(trial.launches)}" if trial.launches else ""
     reason = f"a compiler can follow its Python{' forward and backward' if gradient else ''}{operators}{launches}"
     recompute = not case.kernel.has_backward or trial.without is not None
-    lowering = Lowering("triton" if trial.launches else "traced", reason, _recomputes_layer(case, trial.without))
-    return Chosen(lowering, None, recompute, trial.written)
+    lowering = Lowering(
+        "triton" if trial.launches else "traced", reason, _recomputes_layer(case, trial.without), relaid=tuple(sorted(orders))
+    )
+    return Chosen(lowering, None, recompute, trial.written, orders)
 
 
 def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: frozenset[int]) -> Chosen | Miss:
@@ -90,12 +106,12 @@ def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: fro
         unseen, found = found, Rehearsal(_tensors(case), without=found if gradient else None)
     elif found.without is not None:
         _warn(case, found.without)
-    entry = Entry(case.light, case.runner(found.written), found.kept, found.own, _may_be_empty(case))
+    entry = Entry(case.light, case.runner(found.written, found.orders), found.kept, found.own, _may_be_empty(case))
     recomputes = _recomputes_layer(case, found.without)
     if found.again is not None:
         recomputes = f"its forward in the backward: {found.again}"
     clones = tuple(case.names[position] for position in sorted(found.written)) if unseen is None else ()
-    lowering = Lowering("opaque", f"it {trial.problem}", recomputes, clones, unseen)
+    lowering = Lowering("opaque", f"it {trial.problem}", recomputes, clones, unseen, tuple(sorted(found.orders)))
     return Chosen(lowering, Opaque(entry, case), found.own is None)
 
 
@@ -129,13 +145,25 @@ def _may_be_empty(case: Case) -> bool:
     return any(size.node.hint is None if isinstance(size, torch.SymInt) else size == 0 for size in sizes)
 
 
-def _differs(case: Case, outputs: tuple[Any, ...]) -> Miss | None:
+def _compared(case: Case, outputs: tuple[Any, ...]) -> Mapping[int, Order] | Miss:
+    """The outputs that have to be laid out anew, if they are what the layer's are but for that."""
+    orders: dict[int, Order] = {}
     for position, result in zip(case.computed, outputs, strict=True):
         wanted = case.outputs[position]
-        if _described(result) != _described(wanted):
+        if _described(result) == _described(wanted):
+            continue
+        order = order_of(wanted) if _described(result)[:-1] == _described(wanted)[:-1] and isinstance(wanted, torch.Tensor) else None
+        if order is None:
             data = {"kernel": case.kernel.identity, "position": position, "got": _shown(result), "wanted": _shown(wanted)}
             return Miss("output_metadata", "output {position} of {kernel} is {got}, the layer's is {wanted}", data)
-    return None
+        orders[position] = order
+    return orders
+
+
+def _orders(case: Case, relaid: Iterable[int]) -> Mapping[int, Order]:
+    """How the layer lays these outputs out."""
+    found = {position: order_of(case.outputs[position]) for position in relaid}
+    return {position: order for position, order in found.items() if order is not None}
 
 
 def _described(value: Any) -> Any:

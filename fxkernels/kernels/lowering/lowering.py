@@ -20,6 +20,7 @@ class Lowering:
         recomputes: What runs again in the backward, and why; None if nothing does.
         clones: The inputs that are copied first because the kernel overwrites them.
         unseen: Why nobody could see what it overwrites; then all inputs are copied.
+        relaid: Positions of the outputs that are copied, because the kernel lays them out in memory in another way than the layer.
     """
 
     name: LoweringName
@@ -27,6 +28,7 @@ class Lowering:
     recomputes: str | None = None
     clones: tuple[str, ...] = ()
     unseen: str | None = None
+    relaid: tuple[int, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -37,4 +39,6 @@ class Lowering:
             (f"clones {', '.join(self.clones)}: the kernel overwrites {'it' if len(self.clones) == 1 else 'them'}",) if self.clones else ()
         )
         unseen = (f"clones all inputs: it could not be rehearsed, {self.unseen}",) if self.unseen is not None else ()
-        return (*name, *recomputes, *clones, *unseen)
+        outputs = f"output{'' if len(self.relaid) == 1 else 's'} {', '.join(map(str, self.relaid))}"
+        relaid = (f"copies {outputs} into the layer's memory layout",) if self.relaid else ()
+        return (*name, *recomputes, *clones, *unseen, *relaid)

@@ -6,7 +6,7 @@ never sees the user's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...passes.miss import Miss
 from .case import Case, Run, Tools
 from .layouts import Layout, Symbols
 from .memory import storage_of
+from .output_order import Order, order_of
 from .own_backward import OwnBackward, Recorded, Saving, Source, record
 from .samples import Choice, choices, number, random_like, sample, sizes_of
 
@@ -31,6 +32,7 @@ class Rehearsal:
         own: The kernel's backward, where the call needs a gradient and the kernel has one.
         without: Why the gradient is not the kernel's own, as a phrase.
         again: Why its backward runs its forward again, as a phrase.
+        orders: Positions of the outputs that it lays out in another way than the layer, with the order of the layer's dimensions.
     """
 
     written: frozenset[int] = frozenset()
@@ -38,6 +40,7 @@ class Rehearsal:
     own: OwnBackward | None = None
     without: str | None = None
     again: str | None = None
+    orders: Mapping[int, Order] = field(default_factory=dict)
 
 
 def rehearse(case: Case, gradient: bool, tools: Tools) -> Rehearsal | Miss | str:
@@ -69,9 +72,13 @@ class _Stage:
     tools: Tools
     written: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
+    orders: dict[int, Order] = field(default_factory=dict)
 
     def inputs(self, choice: int = 0, seed: int = 0) -> list[Any]:
         return sample(self.case.inputs, self.choices[choice], seed)
+
+    def rehearsal(self, own: OwnBackward | None = None, without: str | None = None, again: str | None = None) -> Rehearsal:
+        return Rehearsal(self.written, self.kept, own, without, again, self.orders)
 
 
 def _rehearsed(stage: _Stage, gradient: bool) -> Rehearsal | Miss:
@@ -85,13 +92,13 @@ def _rehearsed(stage: _Stage, gradient: bool) -> Rehearsal | Miss:
     if miss is not None:
         return miss
     if not gradient:
-        return Rehearsal(stage.written, stage.kept)
+        return stage.rehearsal()
     try:
         return _backward(stage)
     except (KernelRuntimeError, _BackwardFailed) as error:
         if isinstance(error.__cause__, torch.OutOfMemoryError):
             raise error.__cause__ from None
-        return Rehearsal(stage.written, stage.kept, without=f"its backward raises {_described(error)}")
+        return stage.rehearsal(without=f"its backward raises {_described(error)}")
 
 
 # --- forward ------------------------------------------------------------------------------------------------------------------------------
@@ -117,6 +124,9 @@ def _differs(stage: _Stage, position: int, output: torch.Tensor) -> Miss | None:
     sizes, strides = sizes_of(example, stage.choices[0]), [number(stride, stage.choices[0]) for stride in example.stride()]
     same = (output.dtype, output.device.type, list(output.shape)) == (example.dtype, example.device.type, sizes)
     if same and all(size == 1 or one == other for size, one, other in zip(sizes, output.stride(), strides, strict=True)):
+        return None
+    if same and (order := order_of(example)) is not None:
+        stage.orders[position] = order
         return None
     data = {
         "kernel": stage.case.kernel.identity,
@@ -147,7 +157,7 @@ class _Run:
 
 
 def _backward(stage: _Stage) -> Rehearsal:
-    run = stage.case.runner(stage.written)
+    run = stage.case.runner(stage.written, stage.orders)
     runs = [_recorded(stage, run, choice) for choice in range(len(stage.choices))]
     without = _why_no_gradient(stage, runs[0].recorded)
     if without is None:
@@ -156,13 +166,13 @@ def _backward(stage: _Stage) -> Rehearsal:
             _run_backward(stage, one)
         without = _why_not_these(stage, runs[0])
     if without is not None:
-        return Rehearsal(stage.written, stage.kept, without=without)
+        return stage.rehearsal(without=without)
     saving = _saving(stage, runs) if again is None else None
     if again is None and saving is None:
         again = "the sizes of what it saves are no formula of its inputs' sizes"
     layouts = _gradient_layouts(stage, runs)
     if layouts is None:
-        return Rehearsal(stage.written, stage.kept, without="the strides of its gradients are no formula of its inputs' sizes")
+        return stage.rehearsal(without="the strides of its gradients are no formula of its inputs' sizes")
     own = OwnBackward(
         stage.case.light,
         run,
@@ -173,7 +183,7 @@ def _backward(stage: _Stage) -> Rehearsal:
         _overwritten(stage, runs, saving),
         stage.tools,
     )
-    return Rehearsal(stage.written, stage.kept, own, None, again)
+    return stage.rehearsal(own, None, again)
 
 
 def _recorded(stage: _Stage, run: Run, choice: int, seed: int = 0) -> _Run:

@@ -1,0 +1,50 @@
+"""The memory layout of a layer's outputs, which a kernel's get too: by a copy, where the kernel has another.
+
+Whoever reads the output may depend on it: a later ``view`` works for one layout only, and compiled code is made for one. Kernels are mostly
+written for contiguous tensors, and return such where the layer returns a transposed view.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+Order = tuple[int, ...]
+"""The dimensions of a dense tensor, from that of the largest stride to that of the smallest."""
+
+
+def order_of(example: torch.Tensor) -> Order | None:
+    """Return the order in which a tensor's dimensions lie in memory; None if it has gaps or overlaps, as no copy would have.
+
+    Args:
+        example: A tensor, real or fake. Symbolic sizes are compared as expressions, so no guard is added.
+    """
+    sizes, strides = [_expression(size) for size in example.shape], [_expression(stride) for stride in example.stride()]
+    hints = [_hint(stride) for stride in example.stride()]
+    if None in hints:
+        return None
+    order = sorted(range(example.dim()), key=lambda dimension: (sizes[dimension] == 1, -hints[dimension]))
+    expected: Any = 1
+    for dimension in reversed(order):
+        if sizes[dimension] == 1:
+            continue  # its stride is never used
+        if strides[dimension] != expected:
+            return None
+        expected = expected * sizes[dimension]
+    return tuple(order)
+
+
+def laid_out(tensor: torch.Tensor, order: Order) -> torch.Tensor:
+    """Return the tensor, or a copy whose dimensions lie in this order. Its gradient flows through."""
+    permuted = tensor.permute(order)
+    dense = permuted.contiguous()
+    return dense.permute([order.index(dimension) for dimension in range(len(order))])
+
+
+def _expression(size: Any) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def _hint(size: Any) -> Any:
+    return size.node.hint if isinstance(size, torch.SymInt) else size
