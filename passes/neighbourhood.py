@@ -10,6 +10,7 @@ import functools
 import operator
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -184,7 +185,7 @@ def _self_contained(nodes: set[fx.Node]) -> set[fx.Node]:
 
 
 def _can_be_input(node: fx.Node) -> bool:
-    return node.op != "get_attr" and isinstance(example(node), torch.Tensor | torch.SymInt | torch.SymFloat | int | float)
+    return node.op != "get_attr" and (_is_plain(example(node)) or isinstance(example(node), torch.SymInt | torch.SymFloat | int | float))
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -193,9 +194,12 @@ def _is_tensor(node: fx.Node) -> bool:
 
 def _has_tensors(node: fx.Node) -> bool:
     value = example(node)
-    return isinstance(value, torch.Tensor) or (
-        isinstance(value, tuple | list) and bool(value) and all(isinstance(v, torch.Tensor) for v in value)
-    )
+    return _is_plain(value) or (isinstance(value, tuple | list) and bool(value) and all(map(_is_plain, value)))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of which a random one can be made: no wrapper around others, such as a DTensor, and not sparse."""
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and not hasattr(value, "__tensor_flatten__")
 
 
 def _is_used_outside(node: fx.Node, inside: frozenset[fx.Node]) -> bool:

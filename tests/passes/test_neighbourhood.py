@@ -167,3 +167,13 @@ def test_a_read_at_computed_places_is_no_neighbour_since_random_places_may_lie_o
     assert not may_be_fused(build(operator.getitem, table, places))
     assert not may_be_fused(build(F.embedding, places, table))
     assert may_be_fused(build(operator.getitem, table, (slice(None), slice(4))))
+
+
+def test_a_wrapper_around_tensors_is_no_neighbour() -> None:
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    build = GraphBuilder()
+    node = build(torch.sin, build.tensor("x", 8, 8))
+    assert may_be_fused(node)
+    node.meta["example_value"] = TwoTensor(torch.ones(8, 8), torch.ones(8, 8))
+    assert not may_be_fused(node)
