@@ -39,6 +39,7 @@ class Chooser:
     Args:
         target_of: From a device type to the target.
         budget: What may be spent on timing kernels.
+        misfits: What of a tuned plan did not fit, as sentences.
     """
 
     target_of: Callable[[str], Target]
@@ -47,9 +48,7 @@ class Chooser:
     targets: dict[str, Target] = field(default_factory=dict)
     shown: dict[Hashable, Shown] = field(default_factory=dict)
     budget: Budget = field(default_factory=lambda: Budget(0.0))
-
     misfits: dict[str, None] = field(default_factory=dict)
-    """What of a tuned plan did not fit, as sentences."""
 
     def misfit(self, sentence: str) -> None:
         """Remember what of a tuned plan does not fit, and warn of it once."""

@@ -37,7 +37,9 @@ class Planned:
 
     def entry(self, call: LayerCall) -> PlannedCalls | str:
         """Return what the plan says of a call, or the sentence that says why it says nothing."""
-        device = next(value.device for value in map(example, call.marked_inputs) if isinstance(value, torch.Tensor))
+        device = next((value.device for value in map(example, call.marked_inputs) if isinstance(value, torch.Tensor)), None)
+        if device is None:
+            return "the call has no tensor that tells its device"
         if device not in self._misfits:
             self._misfits[device] = self.plan.misfit(device, self.inner)
         found: PlannedCalls | str = self._misfits[device]
