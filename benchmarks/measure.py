@@ -82,7 +82,9 @@ def _timed(function: Callable[[], object]) -> float:
 
 def print_row(row: dict[str, Any]) -> None:
     """Print a row as one JSON line, four significant digits per figure."""
-    print(json.dumps(_rounded(row)), flush=True)
+    # In one write: several commands may append to one file.
+    sys.stdout.write(f"{json.dumps(_rounded(row))}\n")
+    sys.stdout.flush()
 
 
 def _rounded(value: Any) -> Any:
