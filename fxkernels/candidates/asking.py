@@ -187,8 +187,15 @@ class Asking:
         )
         written = admitted.cloned if admitted is not None else frozenset()
         relaid = admitted.relaid if admitted is not None else frozenset()
-        how = {"compiled": request.compiled, "opaque": request.opaque, "rehearses": request.runs}
-        chosen = choose(case, **how, tools=_torch, written=written, relaid=relaid)
+        chosen = choose(
+            case,
+            compiled=request.compiled,
+            opaque=request.opaque,
+            tools=_torch,
+            rehearses=request.runs,
+            written=written,
+            relaid=relaid,
+        )
         if not isinstance(chosen, Chosen):
             return Shown((gate, asked("lowering", chosen)), None, admitted)
         passed = Gate("lowering", note=chosen.lowering.name if chosen.lowering is not None else "runs as it is")

@@ -17,7 +17,6 @@ from ..passes.neighbourhood import Neighbourhood
 from ..passes.plan import Replacement
 from ..passes.region import example
 from ..selection import Budget, Contest, Measured, known, measure
-from ..selection.records import device_name
 from .asking import Answer
 from .request import Request
 
@@ -45,29 +44,28 @@ class Weighing:
     def weighed(self, request: Request, budget: Budget) -> tuple[Answer, ...]:
         """Return the answers with the gate of their profit, that of the kernel which is taken last."""
         fitting = [answer for answer in self.answers if answer.outcome == "passed"]
-        found = self._found(fitting, request, budget) if fitting else None
+        contest = self._contest(fitting, request) if fitting else None
+        found = self._found(contest, request, budget)
         by_answer = {id(answer): _name(answer) for answer in fitting}
-        winner = found.winner if isinstance(found, Measured) else None
-        weighed = [self._judged(answer, by_answer.get(id(answer)), found, winner) for answer in self.answers]
+        weighed = [self._judged(answer, by_answer.get(id(answer)), found, str(contest)) for answer in self.answers]
         # Of several of which nobody knows, the one that the mapping prefers stands last, where reports look for the one that is taken.
         failed = [answer for answer in weighed if answer.outcome == "failed"]
         return (*failed, *reversed([answer for answer in weighed if answer.outcome != "failed"]))
 
-    def _found(self, fitting: Sequence[Answer], request: Request, budget: Budget) -> Measured | str | None:
+    def _found(self, contest: Contest | str | None, request: Request, budget: Budget) -> Measured | str | None:
         """The times, a phrase that says why there are none, or None where nothing is known and nothing may be run."""
-        contest = self._contest(fitting, request)
-        if isinstance(contest, str):
+        if not isinstance(contest, Contest):
             return contest
         return measure(contest, budget) if request.runs else known(contest, budget)
 
-    def _judged(self, answer: Answer, name: str | None, found: Measured | str | None, winner: str | None) -> Answer:
+    def _judged(self, answer: Answer, name: str | None, found: Measured | str | None, what: str) -> Answer:
         if answer.outcome == "failed":
             return answer
         candidate = answer.candidate
-        gate = self._gate(str(candidate.kernel), name, found, winner) if name is not None else _UNKNOWN
+        gate = self._gate(str(candidate.kernel), name, found, what) if name is not None else _UNKNOWN
         return replace(answer, candidate=replace(candidate, gates=(*candidate.gates, gate)))
 
-    def _gate(self, kernel: str, name: str, found: Measured | str | None, winner: str | None) -> Gate:
+    def _gate(self, kernel: str, name: str, found: Measured | str | None, what: str) -> Gate:
         if found is None:
             return _UNKNOWN
         if isinstance(found, str):
@@ -75,21 +73,13 @@ class Weighing:
         if name in found.failed:
             data = {"kernel": kernel, "reason": found.failed[name]}
             return Gate("profit", "failed", Miss("crash", "{kernel} cannot be timed: {reason}", data))
-        told = f"{found.told(name)} ({self._what()})"
+        told, winner = f"{found.told(name)} ({what})", found.winner
         if name == winner:
             return Gate("profit", note=told)
         times = {"original_us": found.original.microseconds, "kernel_us": found.kernels[name].microseconds}
         faster = f"; {winner.rpartition(' ')[0]} is faster" if winner is not None else ""
         said = {"kernel": kernel, "told": told, "faster": faster}
         return Gate("profit", "failed", Miss("not_profitable", "{kernel} takes {told}{faster}", {**said, **times}))
-
-    def _what(self) -> str:
-        """What was timed, in words."""
-        call, count = self.around.call, len(self.around.before) + len(self.around.after)
-        gradient = "forward and backward" if self._gradient else "forward"
-        operations = f"with {count} operation{'' if count == 1 else 's'} around it" if count else "by itself"
-        device = next(value.device for value in map(example, call.marked_inputs) if isinstance(value, torch.Tensor))
-        return f"{gradient}, {operations}, {device_name(device)}"
 
     @property
     def _gradient(self) -> bool:

@@ -12,6 +12,7 @@ from torch import fx
 from ..admission.request import Inputs
 from ..capture import _torch
 from ..kernels.lowering.names import text_of_value
+from .machine import device_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +93,7 @@ class Contest:
     def direction(self) -> str:
         """What is timed, in words."""
         return "forward and backward" if self.gradient else "forward"
+
+    def __str__(self) -> str:
+        operations = f"with {self.around} operation{'' if self.around == 1 else 's'} around it" if self.around else "by itself"
+        return f"{self.direction}, {operations}, {device_name(self.device)}"

@@ -16,8 +16,8 @@ import torch
 from ..admission.records import VARIABLE
 from ..cache_directory import cache_directory, read_record, write_record
 from ..kernels.lowering.names import hash_of, text_of_graph
-from ..versions import installed_versions
 from .contest import Contest
+from .machine import device_name, versions_of_compilers
 from .measured import Measured
 
 _log = logging.getLogger("fxkernels")
@@ -41,18 +41,6 @@ def key_of(contest: Contest) -> str | None:
         "precision": torch.get_float32_matmul_precision(),
     }
     return hash_of(parts)
-
-
-def device_name(device: torch.device) -> str:
-    """Return what kind of device it is: times hold for its kind, not for all of its capability."""
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-
-
-def versions_of_compilers() -> dict[str, str]:
-    """Return the versions of the libraries on which times depend, where they are installed."""
-    return {name: version for name, version in installed_versions() if name in ("torch", "triton")}
 
 
 def read(key: str, contest: Contest) -> Measured | None:

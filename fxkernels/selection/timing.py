@@ -52,7 +52,7 @@ def _clocked(runs: Mapping[str, Run]) -> dict[str, Side]:
 
 def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Side]:
     calls = calls_within([1e-6 * _on_device(run) for run in runs.values() for _ in range(_WARM_UP)])
-    replays = {name: _replay_of(run, calls) for name, run in runs.items()}
+    replays = _replays_of(runs, calls)
     device: dict[str, list[float]] = {name: [] for name in runs}
     host: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
@@ -74,25 +74,33 @@ def calls_within(seconds: Sequence[float]) -> int:
     return max(1, min(_MOST_CALLS, int(_REPLAY / max(min(seconds), 1e-9))))
 
 
-def _replay_of(run: Run, calls: int) -> Run:
-    """Return a function that makes the device do so many calls in a row: with the host out of the way, if possible."""
-    graph = torch.cuda.CUDAGraph()
+def _replays_of(runs: Mapping[str, Run], calls: int) -> dict[str, Run]:
+    """Return functions that make the device do so many calls in a row, with the host out of the way. Where that is not possible for one
+    side, it is not done for any: a replay against launches would compare two things."""
     try:
-        # Other threads may do what they like with the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            for _ in range(calls):
-                run()
+        return {name: _captured(run, calls) for name, run in runs.items()}
     except RuntimeError as error:  # it asks the device for something, or launches on a stream of its own
-        _log.debug("not in a CUDA graph: %s", error)
+        _log.info("timed without CUDA graphs, so that the device may wait for the host: %s", error)
         torch.cuda.synchronize()
+        return {name: _repeated(run, calls) for name, run in runs.items()}
 
-        def repeat() -> None:
-            for _ in range(calls):
-                run()
 
-        return repeat
+def _captured(run: Run, calls: int) -> Run:
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may do what they like with the device meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for _ in range(calls):
+            run()
     graph.replay()
     return graph.replay
+
+
+def _repeated(run: Run, calls: int) -> Run:
+    def repeat() -> None:
+        for _ in range(calls):
+            run()
+
+    return repeat
 
 
 def _on_device(run: Run) -> float:

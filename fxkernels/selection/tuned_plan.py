@@ -13,7 +13,7 @@ import torch
 
 from ..cache_directory import write_atomically
 from .contest import Inner
-from .records import device_name, versions_of_compilers
+from .machine import device_name, versions_of_compilers
 
 FORMAT = 1
 """Raised when a plan says something else than before."""

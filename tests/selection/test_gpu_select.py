@@ -72,7 +72,6 @@ def test_by_default_a_kernel_that_wins_is_taken_and_the_evidence_is_in_the_repor
     (call,) = [call for call in backend.report.calls if call.layer_name == "causal_conv1d_fn"]
     note = call.decisions[-1].candidates[-1].gates[-1].note
     assert torch.cuda.get_device_name() in note
-    print(backend.report)
 
 
 def test_forward_and_backward_are_timed_in_training() -> None:
@@ -82,7 +81,6 @@ def test_forward_and_backward_are_timed_in_training() -> None:
     torch.compile(model, backend=backend, fullgraph=True)(x).sum().backward()
     assert outcome(backend.report)["causal_conv1d_fn"] == "rewritten", str(backend.report)
     assert x.grad is not None
-    print(backend.report)
 
 
 def test_a_kernel_without_a_chance_leaves_the_call_to_inductor() -> None:
@@ -113,7 +111,7 @@ def test_a_kernel_without_a_chance_leaves_the_call_to_inductor() -> None:
 
 def test_a_model_is_tuned_end_to_end_and_the_plan_is_carried_out(tmp_path: Path) -> None:
     model, x = Mixer().to("cuda", torch.bfloat16).eval(), torch.randn(1, 4096, 2048, device="cuda", dtype=torch.bfloat16)
-    plan = tuning.tune(model, (x,), mapping=mapping(), inner_mode="reduce-overhead", tell=print)
+    plan = tuning.tune(model, (x,), mapping=mapping(), inner_mode="reduce-overhead")
     assert plan.milliseconds["plan"] < plan.milliseconds["compiler"]
     plan.write(tmp_path / "plan.json")
     torch.compiler.reset()

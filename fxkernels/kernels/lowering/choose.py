@@ -77,7 +77,7 @@ def choose(
         return Miss("not_compilable", "{kernel} {problem}", {"kernel": case.kernel.identity, "problem": trial.problem})
     if not rehearses:
         return f"it would be an operator of its own, since it {trial.problem}, and has to be run to see what it overwrites"
-    return _opaque(case, trial, gradient, tools, written)
+    return _opaque(case, trial, gradient, tools, written, orders)
 
 
 def _traced(case: Case, trial: Trial, gradient: bool, orders: Mapping[int, Order]) -> Chosen:
@@ -91,7 +91,7 @@ def _traced(case: Case, trial: Trial, gradient: bool, orders: Mapping[int, Order
     return Chosen(lowering, None, recompute, trial.written, orders)
 
 
-def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: frozenset[int]) -> Chosen | Miss:
+def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: frozenset[int], orders: Mapping[int, Order]) -> Chosen | Miss:
     found = rehearse(case, gradient, tools)
     if isinstance(found, Miss):
         return found
@@ -103,7 +103,7 @@ def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: fro
             Lowering("opaque", f"it {trial.problem}"), Opaque(Entry(case.light, case.runner(), may_be_empty=True), case), recompute=True
         )
     if isinstance(found, str):
-        unseen, found = found, Rehearsal(_tensors(case), without=found if gradient else None)
+        unseen, found = found, Rehearsal(_tensors(case), without=found if gradient else None, orders=orders)
     elif found.without is not None:
         _warn(case, found.without)
     entry = Entry(case.light, case.runner(found.written, found.orders), found.kept, found.own, _may_be_empty(case))
