@@ -34,6 +34,8 @@ _FUSED = frozenset(
     "flatten unflatten expand expand_as repeat chunk split narrow select unbind cat concat stack getitem "
     "mean sum amax amin max min var std norm softmax log_softmax logsumexp layer_norm rms_norm normalize pad glu cumsum".split()
 )
+# What writes a value into memory that is there. A compiler computes it in the loop that writes it: new keys for a cache of keys, say.
+_STORES = frozenset("copy_ index_copy_ index_put_ scatter_ setitem".split())
 _OPERATORS = {"truediv": "div", "and_": "bitwise_and", "or_": "bitwise_or", "xor": "bitwise_xor", "matmul": "", "pos": "positive"}
 
 
@@ -100,7 +102,9 @@ class Neighbours:
         read = (*external_inputs(call), *(node for op in (*before, *after) for node in op.all_input_nodes))
         inputs = tuple(dict.fromkeys(node for node in read if node not in inside))
         outputs = tuple(node for node in operations if _is_tensor(node) and _is_used_outside(node, inside))
-        return Neighbourhood(call, before, after, inputs, outputs or call.outputs)
+        if not outputs and not any(map(is_store, after)):
+            outputs = call.outputs
+        return Neighbourhood(call, before, after, inputs, outputs)
 
     def _before(self, call: LayerCall) -> tuple[fx.Node, ...]:
         """Operations that lead to the call by no other way than through each other. A residual stream also leads to it through the layers
@@ -119,9 +123,7 @@ class Neighbours:
         return self._sorted(_self_contained(found))
 
     def _after(self, call: LayerCall, before: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
-        """Operations for which everything is there once the call is over. What waits for more is never in one loop with the call."""
-        assert call.leave is not None
-        end = self._positions[call.leave]
+        """Operations that use the call's outputs, and nothing else that is computed from them: that is never in one loop with the call."""
         found: set[fx.Node] = set()
         inside = {*before, *call.inside}
         pending = {user for node in call.outputs if node in call.inside for user in node.users if user not in call.inside}
@@ -129,8 +131,8 @@ class Neighbours:
             node = min(pending, key=self._positions.__getitem__)
             pending.remove(node)
             others = [n for n in node.all_input_nodes if n not in found and n not in inside]
-            is_there = all(self._positions[n] < end and _can_be_input(n) for n in others)
-            if may_be_fused(node) and is_there and not self._comes_from(others, inside):
+            fits = may_be_fused(node) or (is_store(node) and node.all_input_nodes[0] in others)
+            if fits and all(map(_can_be_input, others)) and not self._comes_from(others, inside):
                 found.add(node)
                 pending.update(node.users)
         return self._sorted(found)
@@ -166,6 +168,17 @@ def may_be_fused(node: fx.Node) -> bool:
     if name == "getitem" and len(node.all_input_nodes) > 1:
         return False
     return (name in _FUSED or _is_pointwise(name)) and not written_by(node) and not draws_random_numbers(node)
+
+
+def is_store(node: fx.Node) -> bool:
+    """Whether a node does nothing but write a value into a tensor, at places that are fixed or given by numbers, and no gradient flows."""
+    if node.op not in ("call_function", "call_method") or name_of(node) not in _STORES:
+        return False
+    values = [example(n) for n in node.all_input_nodes]
+    if written_by(node) != tuple(node.all_input_nodes[:1]) or not all(map(_is_plain, values)):
+        return False
+    # A mask would say in how many places, which no compiler knows.
+    return not any(value.requires_grad or value.dtype is torch.bool for value in values)
 
 
 @functools.cache

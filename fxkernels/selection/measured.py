@@ -15,7 +15,8 @@ LEAST = 0.3
 """How many microseconds of the device's time it has to save at least: the measured times of very short calls are no better than that."""
 
 HOST_MARGIN = 0.05
-"""By what part the host may be busier with a kernel than either side of the original was. Its times scatter more than the device's."""
+"""The margin where the host's time is in what was measured, which scatters more than the device's; and by what part the host may be busier
+with a kernel than either side of the original was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Side:
 
     Args:
         device: How long the device worked.
-        host: How long the host took to ask for it; empty where both are the same, as on CPUs.
+        host: How long the host took to ask for it; empty where that is in the device's times, as on CPUs.
     """
 
     device: tuple[float, ...]
@@ -37,7 +38,7 @@ class Side:
 
     @property
     def of_host(self) -> float:
-        """The median of the host's times; 0 where they are those of the device."""
+        """The median of the host's times; 0 where they are in the device's."""
         return median(self.host) if self.host else 0.0
 
 
@@ -74,10 +75,11 @@ class Measured:
         may be as busy as the original's host or device was.
         """
         kernel, original = self.kernels[name], self.original
+        margin = MARGIN if kernel.host else HOST_MARGIN
         if self.ratio(name) <= 1:
             return "no faster"
-        if self.ratio(name) < 1 + MARGIN:
-            return f"less than the {MARGIN:.0%} that make a kernel worth it"
+        if self.ratio(name) < 1 + margin:
+            return f"less than the {margin:.0%} that make a kernel worth it"
         if original.microseconds - kernel.microseconds < LEAST:
             return f"less than the {LEAST} us that can be told from noise"
         ratios = [before / after for before, after in zip(original.device, kernel.device, strict=True)]

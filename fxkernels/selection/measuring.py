@@ -95,7 +95,7 @@ def measure(contest: Contest, budget: Budget) -> Measured | str:
 def _held(contest: Contest) -> Measured | str:
     """Times of all sides that can be compiled and run. Backwards run in the calling thread: Inductor compiles one when it first runs, under
     a lock that whoever compiles around us holds (torch 2.11)."""
-    with torch.autograd.set_multithreading_enabled(False):
+    with torch.autograd.set_multithreading_enabled(False), _torch.aside(contest.device):
         return _times(contest)
 
 
@@ -103,7 +103,8 @@ def _times(contest: Contest) -> Measured | str:
     failed: dict[str, str] = {}
     runs: dict[str, Callable[[], object]] = {}
     try:
-        sample = Sample.of(contest.inputs).fill(0, NORMAL[0], {})
+        # Whatever whole numbers mean, zero is allowed: it is a place in every tensor, and a class of every classification.
+        sample = Sample.of(contest.inputs).fill(0, NORMAL[0], dict.fromkeys(range(len(contest.inputs)), 1))
     except torch.OutOfMemoryError as error:
         return f"there is no memory to time it in: {_first_line(error)}"
     for name, graph in ((_ORIGINAL, contest.original), *contest.kernels.items()):

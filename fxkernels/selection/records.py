@@ -22,7 +22,7 @@ from .measured import Measured
 
 _log = logging.getLogger("fxkernels")
 
-FORMAT = 1
+FORMAT = 2
 """Raised when something else is timed than before."""
 
 

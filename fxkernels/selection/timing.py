@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..capture import _torch
 from .measured import Side
 
 _log = logging.getLogger("fxkernels")
@@ -29,7 +30,7 @@ def times_of(runs: Mapping[str, Run], device: torch.device) -> dict[str, Side]:
 
     Args:
         runs: Functions without arguments. They are called a few times before, unmeasured.
-        device: Where they work; what they launch goes to its current stream.
+        device: Where they work. What they launch on a GPU goes to its current stream, which is not the default one: it is captured there.
     """
     for run in runs.values():
         for _ in range(_WARM_UP):
@@ -52,7 +53,12 @@ def _clocked(runs: Mapping[str, Run]) -> dict[str, Side]:
 
 def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Side]:
     calls = calls_within([1e-6 * _on_device(run) for run in runs.values() for _ in range(_WARM_UP)])
-    replays = _replays_of(runs, calls)
+    try:
+        replays = {name: _torch.replayed(run, calls) for name, run in runs.items()}
+    except RuntimeError as error:  # it asks the device for something, or launches on a stream of its own
+        # Then it is done for no side: a replay against launches would compare two things.
+        _log.info("timed without CUDA graphs, so that the device may wait for the host: %s", error)
+        return _as_launched(runs, calls)
     device: dict[str, list[float]] = {name: [] for name in runs}
     host: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
@@ -60,6 +66,15 @@ def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Side]:
             device[name].append(_on_device(replays[name]) / calls)
             host[name].append(_asked(run))
     return {name: Side(tuple(device[name]), tuple(host[name])) for name in runs}
+
+
+def _as_launched(runs: Mapping[str, Run], calls: int) -> dict[str, Side]:
+    repeated = {name: _repeated(run, calls) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in repeated.items():
+            times[name].append(_on_device(run) / calls)
+    return {name: Side(tuple(found)) for name, found in times.items()}
 
 
 def calls_within(seconds: Sequence[float]) -> int:
@@ -72,27 +87,6 @@ def calls_within(seconds: Sequence[float]) -> int:
         seconds: What single calls took; the shortest counts, since a first one may have had to wait.
     """
     return max(1, min(_MOST_CALLS, int(_REPLAY / max(min(seconds), 1e-9))))
-
-
-def _replays_of(runs: Mapping[str, Run], calls: int) -> dict[str, Run]:
-    """Return functions that make the device do so many calls in a row, with the host out of the way. Where that is not possible for one
-    side, it is not done for any: a replay against launches would compare two things."""
-    try:
-        return {name: _captured(run, calls) for name, run in runs.items()}
-    except RuntimeError as error:  # it asks the device for something, or launches on a stream of its own
-        _log.info("timed without CUDA graphs, so that the device may wait for the host: %s", error)
-        torch.cuda.synchronize()
-        return {name: _repeated(run, calls) for name, run in runs.items()}
-
-
-def _captured(run: Run, calls: int) -> Run:
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may do what they like with the device meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        for _ in range(calls):
-            run()
-    graph.replay()
-    return graph.replay
 
 
 def _repeated(run: Run, calls: int) -> Run:

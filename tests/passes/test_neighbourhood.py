@@ -13,9 +13,9 @@ from graphs import GraphBuilder
 from torch import fx
 
 from fxkernels.passes.find import find_layer_calls
-from fxkernels.passes.neighbourhood import LIMIT, Neighbours, may_be_fused
+from fxkernels.passes.neighbourhood import LIMIT, Neighbours, is_store, may_be_fused
 from fxkernels.passes.plan import Replacement
-from fxkernels.passes.region import external_inputs
+from fxkernels.passes.region import example, external_inputs
 
 
 def names(nodes: tuple[fx.Node, ...]) -> list[str]:
@@ -68,6 +68,46 @@ def test_what_waits_for_something_computed_from_the_output_is_not_after_the_call
     found = neighbours_of(build.finish(build(operator.mul, gate, build(torch.matmul, gate, matrix))))
     assert found.after == ()
     assert found.outputs == (gate,)
+
+
+def test_what_is_computed_after_the_call_but_not_from_it_may_be_waited_for() -> None:
+    build = GraphBuilder()
+    x, weight, matrix = build.tensor("x", 8, 8), build.tensor("weight", 8), build.tensor("m", 8, 8)
+    gate = norm(build, "gate", x, weight)
+    up = build(torch.matmul, x, matrix)
+    product = build(operator.mul, gate, up)
+    found = neighbours_of(build.finish(product))
+    assert found.after == (product,)
+    assert found.inputs == (x, weight, up)
+    assert found.outputs == (product,)
+
+
+def test_a_write_of_the_output_into_memory_that_was_there_belongs_to_the_call() -> None:
+    build = GraphBuilder()
+    x, weight, keys = build.tensor("x", 2, 8), build.tensor("weight", 8), build.tensor("keys", 16, 8)
+    places = build(torch.argmax, build.tensor("scores", 2, 16), -1)
+    normed = norm(build, "norm", x, weight)
+    written = build.method("index_copy_", keys, 0, places, normed)
+    found = neighbours_of(build.finish(build(torch.matmul, keys, build.tensor("m", 8, 8))))
+    assert found.after == (written,)
+    assert found.outputs == ()
+    values = {node.name: torch.rand(example(node).shape) for node in found.inputs} | {"argmax": torch.tensor([3, 5])}
+    found.graph(build.module())(*(values[node.name] for node in found.inputs))
+    assert torch.equal(values["keys"][3], values["x"][0].rsqrt() * values["weight"])
+
+
+@pytest.mark.parametrize("name", ["into a part of itself", "where a mask says", "for a gradient"])
+def test_other_writes_are_no_stores(name: str) -> None:
+    build = GraphBuilder()
+    x, keys = build.tensor("x", 4, requires_grad=name == "for a gradient"), build.tensor("keys", 4)
+    mask = build(torch.gt, keys, 0)
+    write = {
+        "into a part of itself": lambda: build.method("add_", keys, x),
+        "where a mask says": lambda: build.method("index_put_", keys, (mask,), x),
+        "for a gradient": lambda: build.method("copy_", keys, x),
+    }[name]
+    assert not is_store(write())
+    assert is_store(build.method("copy_", build.tensor("memory", 4), build.tensor("values", 4)))
 
 
 def test_what_reads_something_computed_beside_the_call_from_its_own_neighbour_is_not_after_it() -> None:

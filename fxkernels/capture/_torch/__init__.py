@@ -27,6 +27,7 @@ from .compiling import (
 )
 from .dynamic_sizes import sizes_marked_dynamic
 from .guarding import state_guard, tensor_guard
+from .replaying import aside, replayed
 from .running import Watched, run_for_real, watch_on_fakes
 from .tracing import (
     Observer,
@@ -65,6 +66,7 @@ __all__ = [
     "add_marker",
     "apart",
     "as_if_compiling",
+    "aside",
     "attribute",
     "by_itself",
     "cacheable",
@@ -97,6 +99,7 @@ __all__ = [
     "peek",
     "realized",
     "recording_autograd",
+    "replayed",
     "replays_cuda_graphs",
     "run_for_real",
     "run_on_fakes",

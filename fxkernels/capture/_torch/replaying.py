@@ -1,0 +1,95 @@
+"""CUDA graphs of functions that may turn out not to be capturable, which leave no trace then."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+_Pool = tuple[int, int]
+
+
+@contextlib.contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Within, what is launched on a CUDA device goes to a stream on which it can be captured too, after what was launched before.
+
+    A backward goes where its forward was, and where gradients of the leaves were last asked for. So whatever is to be captured must have
+    been on this stream from its first call on: nothing that is captured may wait for the default stream, nor that for it.
+
+    Args:
+        device: Where. On others than CUDA's, nothing is done.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.current_stream(device)
+    stream = _stream(before.device_index)
+    stream.wait_stream(before)
+    with torch.cuda.stream(stream):
+        yield
+    before.wait_stream(stream)
+
+
+@functools.cache
+def _stream(number: int) -> torch.cuda.Stream:
+    """Always the same of a device, since memory that was used on a stream is kept for it."""
+    return torch.cuda.Stream(number)  # type: ignore[no-untyped-call]
+
+
+def replayed(run: Callable[[], object], calls: int) -> Callable[[], None]:
+    """Return a function that makes the current stream do so many calls of a function in a row, by replaying a CUDA graph.
+
+    `torch.cuda.graph` is not made for functions that cannot be captured: the capture's stream stays the current one, its memory pool takes
+    part in every allocation from then on, and nothing can draw a random number on that device any more (torch 2.11, 2.13).
+
+    On a stream that is not the default one; see `aside`.
+
+    Args:
+        run: What is captured. Other threads may do what they like with the device meanwhile.
+        calls: How often.
+
+    Raises:
+        RuntimeError: If it cannot be captured: it waits for the device, or launches something on a stream that nobody knows of.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # nothing can be given back during a capture
+    graph, pool = torch.cuda.CUDAGraph(), _new_pool()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        for _ in range(calls):
+            run()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            _end(graph, pool)
+        raise
+    _end(graph, pool)
+    graph.replay()
+    return graph.replay
+
+
+def _new_pool() -> Any:
+    return torch.cuda.graph_pool_handle()
+
+
+def _end(graph: torch.cuda.CUDAGraph, pool: _Pool) -> None:
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        _let_go(pool)
+        raise
+
+
+def _let_go(pool: _Pool) -> None:
+    """Do what `capture_end` leaves undone when it raises."""
+    device = torch.cuda.current_device()
+    torch._C._cuda_endAllocateToPool(device, pool)
+    torch._C._cuda_releasePool(device, pool)
+    # The generator believes that it is being captured until a capture ends well.
+    number = torch.zeros((), device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=_new_pool(), capture_error_mode="thread_local")
+    number.zero_()
+    graph.capture_end()
