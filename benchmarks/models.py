@@ -165,8 +165,10 @@ def take_turns_to_time(turns: Path) -> None:
     measuring.times_of = alone
 
 
-def make_quiet() -> None:
-    """Keep what peers say about layers without a kernel, and torch about precision, out of the way."""
+def set_logs_up() -> None:
+    """Keep what peers say of layers without a kernel, and torch of precision, out of the way; let fxkernels tell what it has timed."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fxkernels").setLevel(logging.INFO)
     for name in ("kernels", "transformers", "liger_kernel", "torch._higher_order_ops.triton_kernel_wrap"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|fla\.|liger_kernel\.")
@@ -208,7 +210,7 @@ def main(
     until: float,
 ) -> None:
     began = time.monotonic()
-    make_quiet()
+    set_logs_up()
     if threads is not None:
         torch.set_num_threads(threads)
     # Sides run the same code of transformers, each with a model of its own, and each has to be compiled.

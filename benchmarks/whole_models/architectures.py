@@ -25,8 +25,23 @@ GATED_DELTA = {"full": (2048, 4, 16, 32, 128), "small": (256, 2, 4, 8, 64), "tin
 BERTS = {"full": (768, 3072, 12, 12, 30_522), "small": (256, 1024, 4, 4, 8192), "tiny": (32, 64, 2, 2, 128)}
 
 
-def llama(size: str, layers: int | None, fewer: int | None) -> nn.Module:
-    """A Llama with a head."""
+@cache
+def unmasked() -> str:
+    """The name of SDPA without a mask, for sequences without padding.
+
+    Under "sdpa" eager transformers finds that it needs no mask; while Dynamo traces it cannot look at values, makes one, and SDPA then
+    takes slower kernels and more memory (`transformers.masking_utils`, 5.22). Everybody is to compute the same thing.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    # transformers makes masks only for implementations that have registered how.
+    AttentionInterface.register("unmasked_sdpa", sdpa_attention_forward)
+    return "unmasked_sdpa"
+
+
+def llama(size: str, layers: int | None, fewer: int | None, *, masked: bool = False) -> nn.Module:
+    """A Llama with a head; `masked` if it is to attend to less than all that is in its cache."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, inner, depth, heads, kv_heads, vocabulary = LLAMAS[size]
@@ -39,7 +54,7 @@ def llama(size: str, layers: int | None, fewer: int | None) -> nn.Module:
         vocab_size=vocabulary,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa" if masked else unmasked(),
     )
     return LlamaForCausalLM._from_config(config, dtype=DTYPE)
 
@@ -59,7 +74,7 @@ def experts(size: str, layers: int | None, fewer: int | None) -> nn.Module:
         num_experts_per_tok=per_token,
         moe_intermediate_size=inner,
         vocab_size=1024,
-        attn_implementation="sdpa",
+        attn_implementation=unmasked(),
     )
     return Qwen3MoeModel._from_config(config, dtype=DTYPE)
 
@@ -77,7 +92,7 @@ def bert(size: str, layers: int | None, fewer: int | None) -> nn.Module:
         vocab_size=vocabulary,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",
+        attn_implementation=unmasked(),
     )
     return BertForMaskedLM._from_config(config, dtype=DTYPE)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from .apart import in_place
 from .sides import Side
@@ -49,17 +50,20 @@ class Step:
         return found
 
     def batch(self, calls: int) -> float:
-        """The milliseconds of a call, of so many in a row: by events on a GPU, by the clock on a CPU."""
+        """The milliseconds of a call, of so many in a row, after one that is not timed.
+
+        Raises:
+            RuntimeError: If something was compiled in one that is.
+        """
         self.workload.rewind(self.inputs)
         with in_place(self.side.changes):
             self()
             self.wait()
-            if self.device == "cuda":
-                return self.by_events(calls) / calls
-            start = time.perf_counter()
-            for _ in range(calls):
-                self()
-            return (time.perf_counter() - start) * 1e3 / calls
+            compiled = counters["stats"]["unique_graphs"]
+            milliseconds = self.by_events(calls) if self.device == "cuda" else self.by_clock(calls)
+        if counters["stats"]["unique_graphs"] != compiled:
+            raise RuntimeError("it was compiled again while it was timed")
+        return milliseconds / calls
 
     def by_events(self, calls: int) -> float:
         """The milliseconds between two events around so many calls."""
@@ -70,6 +74,13 @@ class Step:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end)
+
+    def by_clock(self, calls: int) -> float:
+        """The milliseconds that so many calls take."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            self()
+        return (time.perf_counter() - start) * 1e3
 
     def wait(self) -> None:
         """Let a GPU finish."""

@@ -30,7 +30,10 @@ def workloads(size: str, layers: int | None = None) -> list[Workload]:
     tokens, many = TOKENS[size], CONTEXTS[size][0]
     llama_model = partial(llama, size, layers)
     kind = "Llama 1B" if size == "full" else f"a {size} Llama"
-    decodes = [decode(name, kind, llama_model, rows, *CONTEXTS[size][1:]) for name, rows in (("decode", 1), ("decode-batch", many))]
+    decodes = [
+        decode(name, kind, partial(llama_model, masked=True), rows, *CONTEXTS[size][1:])
+        for name, rows in (("decode", 1), ("decode-batch", many))
+    ]
     return [
         Workload(
             name="prefill",
@@ -48,6 +51,8 @@ def workloads(size: str, layers: int | None = None) -> list[Workload]:
             output=calls.loss,
             training=True,
             tolerance=0.1,
+            # Liger 0.8.5, torch 2.11; a GPU that has done that does nothing else for the process.
+            left_out={"liger+inductor": "its Inductor code ends in an illegal memory access"},
         ),
         Workload(
             name="gated-delta",
