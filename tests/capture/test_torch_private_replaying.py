@@ -74,6 +74,14 @@ def test_aside_is_a_stream_that_waits_and_is_waited_for() -> None:
         torch.testing.assert_close(z, (x @ x) @ x)
 
 
+def test_aside_no_memory_is_kept() -> None:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    with _torch.aside(torch.device("cuda", 0)):
+        assert torch.zeros(2**30, dtype=torch.uint8, device="cuda").sum() == 0
+    assert torch.cuda.memory_reserved() < before + 2**29
+
+
 def test_aside_nobody_waits_for_the_default_stream_whose_graphs_of_autograd_live_on() -> None:
     x = torch.randn(64, device="cuda", requires_grad=True)
 

@@ -28,14 +28,17 @@ def aside(device: torch.device) -> Iterator[None]:
     before = torch.cuda.current_stream(device)
     stream = _stream(before.device_index)
     stream.wait_stream(before)
-    with torch.cuda.stream(stream):
-        yield
-    before.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        before.wait_stream(stream)
+        torch.cuda.empty_cache()  # what is kept for a stream is of no use to the others
 
 
 @functools.cache
 def _stream(number: int) -> torch.cuda.Stream:
-    """Always the same of a device, since memory that was used on a stream is kept for it."""
+    """Always the same of a device: libraries keep a workspace for each."""
     return torch.cuda.Stream(number)  # type: ignore[no-untyped-call]
 
 
