@@ -133,7 +133,7 @@ def copied(folder: Path) -> Path:
     for file in copy.glob("build/*/metadata.json"):
         metadata = json.loads(file.read_text())
         known = [package for package in metadata["python-depends"] if not package.startswith("fla")]
-        file.write_text(json.dumps(metadata | {"id": f"{metadata['id']}_copy", "python-depends": known}))
+        file.write_text(json.dumps(metadata | {"id": f"{metadata['id']}_for_kernels", "python-depends": known}))
     return copy
 
 

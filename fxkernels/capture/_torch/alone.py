@@ -9,13 +9,15 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, overrides
 from torch._dynamo import config
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import _symbolic_trace
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
+_FUNCTION_MODES: Any = overrides  # its stubs lack how to push and pop them
 _FORMS = 64
 """How many forms of call of one class Dynamo may remember; then it begins anew."""
 
@@ -57,6 +59,7 @@ def by_itself() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("default"))
         stack.enter_context(_disable_current_modes())
+        stack.enter_context(_without_function_modes())
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(grad))
@@ -77,6 +80,26 @@ def outside_of_traces() -> Iterator[None]:
     finally:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
         _symbolic_trace._is_fx_tracing_flag = flag
+
+
+@contextlib.contextmanager
+def _without_function_modes() -> Iterator[None]:
+    """Nobody overrides torch's functions: what `make_fx` puts there changes with each call, which Dynamo would guard on (torch 2.11). What
+    the default device is stays."""
+    modes = [_FUNCTION_MODES._pop_mode() for _ in range(_FUNCTION_MODES._len_torch_function_stack())]
+    kept = [mode for mode in modes if isinstance(mode, DeviceContext)]
+    _push(kept)
+    try:
+        yield
+    finally:
+        for _ in kept:
+            _FUNCTION_MODES._pop_mode()
+        _push(modes)
+
+
+def _push(modes: Sequence[Any]) -> None:
+    for mode in reversed(modes):
+        _FUNCTION_MODES._push_mode(mode)
 
 
 @contextlib.contextmanager
