@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fxkernels.capture import _torch
 
@@ -67,6 +68,23 @@ def test_by_itself_captures_in_transforms_modes_and_traces() -> None:
         capture(torch.ones(3))
     with _torch.fake_mode():
         capture(torch.ones(3))
+
+
+def test_by_itself_keeps_the_default_device_and_gives_function_modes_back() -> None:
+    class Noting(TorchFunctionMode):
+        seen = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen += 1
+            return function(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Noting() as mode:
+        with _torch.by_itself():
+            assert torch.ones(3).device.type == "meta"
+            assert mode.seen == 0
+        assert torch.ones(3).device.type == "meta"
+        assert mode.seen > 0
+    assert torch.ones(3).device.type == "cpu"
 
 
 def test_fakes_of_tensors_keep_gradients_kinds_and_common_storages() -> None:
