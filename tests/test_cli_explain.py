@@ -78,9 +78,9 @@ def test_a_file_that_cannot_be_written_is_one_sentence(run: Run, option: str, fi
 
 
 def test_several_targets_make_a_table(run: Run) -> None:
-    result = run(DECODER, "--for", "cuda:sm90 torch2.11", "--for", "cpu")
+    result = run(DECODER, "--for", "cuda:sm90 torch2.12", "--for", "cpu")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[1].split() == ["cuda:sm90", "torch2.11", "cpu", "torch" + torch_version()]
+    assert result.stdout.splitlines()[1].split() == ["cuda:sm90", "torch2.12", "cpu", "torch" + torch_version()]
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 

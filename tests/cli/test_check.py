@@ -111,12 +111,12 @@ def test_kernels_that_are_new_are_fine(run: Run) -> None:
 
 
 def test_a_plan_for_another_device_is_checked_for_that_device_with_the_torch_of_this_machine(run: Run) -> None:
-    edit(lambda plan: replace(plan, targets=(CUDA,)))
+    edit(lambda plan: replace(plan, targets=(replace(CUDA, torch="2.12"),)))
     result = run("yesterday", "--json")
     value = json.loads(result.stdout)
     assert (result.exit_code, value["ok"]) == (1, False)
     (target,) = [difference for difference in value["captures"] if difference["what"] == "target"]
-    assert target["before"] == "cuda:sm90 torch2.11 cu130 linux-x86_64"
+    assert target["before"] == "cuda:sm90 torch2.12 cu130 linux-x86_64"
     assert "no kernel is mapped to layer name 'RMSNorm' for cuda" in value["calls"][0]["differences"][0]["after"]
 
 
