@@ -46,8 +46,9 @@ class Weighing:
         fitting = [answer for answer in self.answers if answer.outcome == "passed"]
         contest = self._contest(fitting, request) if fitting else None
         found = self._found(contest, request, budget)
+        how = contest.how(found) if isinstance(contest, Contest) and isinstance(found, Measured) else ""
         by_answer = {id(answer): _name(answer) for answer in fitting}
-        weighed = [self._judged(answer, by_answer.get(id(answer)), found, str(contest)) for answer in self.answers]
+        weighed = [self._judged(answer, by_answer.get(id(answer)), found, how) for answer in self.answers]
         # Of several of which nobody knows, the one that the mapping prefers stands last, where reports look for the one that is taken.
         failed = [answer for answer in weighed if answer.outcome == "failed"]
         return (*failed, *reversed([answer for answer in weighed if answer.outcome != "failed"]))
@@ -58,14 +59,14 @@ class Weighing:
             return contest
         return measure(contest, budget) if request.runs else known(contest, budget)
 
-    def _judged(self, answer: Answer, name: str | None, found: Measured | str | None, what: str) -> Answer:
+    def _judged(self, answer: Answer, name: str | None, found: Measured | str | None, how: str) -> Answer:
         if answer.outcome == "failed":
             return answer
         candidate = answer.candidate
-        gate = self._gate(str(candidate.kernel), name, found, what) if name is not None else _UNKNOWN
+        gate = self._gate(str(candidate.kernel), name, found, how) if name is not None else _UNKNOWN
         return replace(answer, candidate=replace(candidate, gates=(*candidate.gates, gate)))
 
-    def _gate(self, kernel: str, name: str, found: Measured | str | None, what: str) -> Gate:
+    def _gate(self, kernel: str, name: str, found: Measured | str | None, how: str) -> Gate:
         if found is None:
             return _UNKNOWN
         if isinstance(found, str):
@@ -73,7 +74,7 @@ class Weighing:
         if name in found.failed:
             data = {"kernel": kernel, "reason": found.failed[name]}
             return Gate("profit", "failed", Miss("crash", "{kernel} cannot be timed: {reason}", data))
-        told, winner = f"{found.told(name)} ({what})", found.winner
+        told, winner = f"{found.told(name)} ({how})", found.winner
         if name == winner:
             return Gate("profit", note=told)
         times = {"original_us": found.original.microseconds, "kernel_us": found.kernels[name].microseconds}

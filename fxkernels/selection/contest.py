@@ -13,6 +13,7 @@ from ..admission.request import Inputs
 from ..capture import _torch
 from ..kernels.lowering.names import text_of_value
 from .machine import device_name
+from .measured import Measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,12 @@ class Contest:
     def direction(self) -> str:
         """What is timed, in words."""
         return "forward and backward" if self.gradient else "forward"
+
+    def how(self, measured: Measured) -> str:
+        """What was timed and how, in words, if these are its times."""
+        # On a GPU the host is timed apart, unless nothing could be captured; those times are coarser, so whoever reads them has to know.
+        as_launched = self.device.type == "cuda" and not measured.original.host
+        return f"{self}, as launched, since no CUDA graph can be made of it" if as_launched else str(self)
 
     def __str__(self) -> str:
         operations = f"with {self.around} operation{'' if self.around == 1 else 's'} around it" if self.around else "by itself"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from fxkernels.selection import MARGIN, Measured, Side
+import pytest
+import torch
+from torch import fx
+
+from fxkernels.selection import MARGIN, Contest, Inner, Measured, Side
 
 
 def side(device: float, host: float = 0.0, rounds: int = 8) -> Side:
@@ -70,6 +74,13 @@ def test_the_host_does_not_count_where_cuda_graphs_are_replayed() -> None:
 
 def test_the_host_may_be_as_busy_as_the_device_was() -> None:
     assert measured(side(100, host=30), kernel=side(40, host=90)).winner == "kernel"
+
+
+def test_times_of_a_gpu_say_that_the_host_is_in_them_where_nothing_could_be_captured() -> None:
+    contest = Contest(lambda: fx.GraphModule({}, fx.Graph()), {}, (), False, torch.device("cuda", 0), Inner())
+    assert "as launched" in contest.how(measured(side(100)))
+    assert contest.how(measured(side(100, host=9))) == str(contest)
+    assert replace(contest, device=torch.device("cpu")).how(measured(side(100))).startswith("forward, by itself, cpu")
 
 
 def test_what_is_written_is_read_again() -> None:
