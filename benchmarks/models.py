@@ -189,7 +189,7 @@ def known_sides(context: click.Context, option: click.Parameter, values: tuple[s
 @click.option("--layers", type=int, help="Of each model, instead of its usual number.")
 @click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Only these, and eager.")
 @click.option("--leave-out", multiple=True, callback=known_sides, metavar="[WORKLOAD:]SIDE", help="Not these.")
-@click.option("--runs", default=5, show_default=True, help="Rounds.")
+@click.option("--runs", default=9, show_default=True, help="Rounds.")
 @click.option("--seconds", default=0.15, show_default=True, help="About how long a side runs in a round.")
 @click.option("--limit", default=150, show_default=True, help="Seconds that the first calls of a side may take.")
 @click.option("--threads", type=int, help="Threads of torch; by default its own choice. One is steadier where other programs run.")

@@ -22,6 +22,8 @@ LABELS = {
 """What a column is called. The last three are ours."""
 OURS = ("kernelize", "hubkernels", "hubkernels+reduce-overhead")
 NOT_OURS = tuple(side for side in LABELS if side not in OURS)
+SAME_COMPILER = {"inductor": "hubkernels", "reduce-overhead": "hubkernels+reduce-overhead"}
+"""A compiler by itself -> the same with kernels before it, whose times differ by what was selected and by nothing else."""
 NOTHING = "-"
 
 
@@ -45,15 +47,15 @@ def by_workload(rows: list[Row]) -> dict[str, dict[str, Row]]:
 
 
 def matrix(workloads: dict[str, dict[str, Row]]) -> str:
-    """Milliseconds, peak memory and seconds of the first call of each side that was run, and the best peer's time over ours."""
+    """Milliseconds, peak memory and seconds of the first call of each side that was run, and what ours are faster than."""
     sides = [side for side in LABELS if any("left out" not in cells.get(side, {"left out": ""}) for cells in workloads.values())]
     lines = [
-        f"| workload | {' | '.join(LABELS[side] for side in sides)} | best peer / fxkernels |",
-        "|---" * (len(sides) + 2) + "|",
+        f"| workload | {' | '.join(LABELS[side] for side in sides)} | without / with hubkernels | best peer / fxkernels |",
+        "|---" * (len(sides) + 3) + "|",
     ]
     for cells in workloads.values():
         title = next(iter(cells.values()))["title"]
-        lines.append(f"| {title} | {' | '.join(cell(cells.get(side)) for side in sides)} | {advantage(cells)} |")
+        lines.append(f"| {title} | {' | '.join(cell(cells.get(side)) for side in sides)} | {selected(cells)} | {advantage(cells)} |")
     return "\n".join(lines)
 
 
@@ -71,15 +73,26 @@ def cell(row: Row | None) -> str:
     return "<br>".join(figures)
 
 
+def selected(cells: dict[str, Row]) -> str:
+    """What selection has made of each compiler: a line each."""
+    pairs = [(cells.get(alone, {}), cells.get(ours, {})) for alone, ours in SAME_COMPILER.items()]
+    lines = [f"{ratio(alone, ours)}<br>{LABELS[alone['side']]}" for alone, ours in pairs if "rounds" in alone and "rounds" in ours]
+    return "<br>".join(lines) or NOTHING
+
+
 def advantage(cells: dict[str, Row]) -> str:
-    """How many times as fast the faster of ours is as the fastest peer: the median over the rounds, and the smallest and largest."""
+    """How many times as fast the fastest of ours is as the fastest peer."""
     peer, own = fastest(cells, NOT_OURS), fastest(cells, OURS)
     if peer is None or own is None:
         return NOTHING
+    return f"{ratio(peer, own)}<br>{LABELS[peer['side']]} / {LABELS[own['side']]}"
+
+
+def ratio(peer: Row, own: Row) -> str:
+    """How many times as fast ours is: the median over the rounds, and the smallest and largest."""
     # The two stood side by side in each round; a slow moment of the machine hits both.
     ratios = [theirs / ours for theirs, ours in zip(peer["rounds"], own["rounds"], strict=False)]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    return f"**{median(ratios):.2f}** ({spread})<br>{LABELS[peer['side']]} / {LABELS[own['side']]}"
+    return f"**{median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def fastest(cells: dict[str, Row], sides: tuple[str, ...]) -> Row | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import render
-from whole_models.table import advantage, by_workload, whole_models
+from whole_models.table import advantage, by_workload, selected, whole_models
 
 
 def row(side: str, *rounds: float, workload: str = "prefill", **more: Any) -> dict[str, Any]:
@@ -34,12 +34,20 @@ ROWS = [
 
 def test_a_workload_is_a_line_and_a_side_is_a_column() -> None:
     lines = whole_models(ROWS).splitlines()
-    assert lines[0] == "| workload | eager | Inductor | kernels | hubkernels | best peer / fxkernels |"
+    assert lines[0] == "| workload | eager | Inductor | kernels | hubkernels | without / with hubkernels | best peer / fxkernels |"
     assert lines[2].startswith("| Llama, prefill | 24 ms<br>3.46 GiB<br>12 s | 22 ms<br>12 s | failed | 20 ms<br>12 s |")
 
 
 def test_the_advantage_is_that_of_neighbours_in_time() -> None:
     assert advantage(by_workload(ROWS)["prefill"]) == "**1.18** (1.10 to 1.25)<br>Inductor / hubkernels"
+
+
+def test_selection_is_judged_by_the_same_compiler_without_it() -> None:
+    graphs = [row("reduce-overhead", 12.0, 12.0), row("hubkernels+reduce-overhead", 16.0, 12.0)]
+    inductor = "**1.18** (1.10 to 1.25)<br>Inductor"
+    assert selected(by_workload(ROWS)["prefill"]) == inductor
+    assert selected(by_workload([*ROWS, *graphs])["prefill"]) == f"{inductor}<br>**0.88** (0.75 to 1.00)<br>Inductor (reduce-overhead)"
+    assert selected(by_workload([*ROWS[2:], *graphs[:1]])["prefill"]) == "-"
 
 
 def test_without_ours_or_without_a_peer_there_is_no_advantage() -> None:
