@@ -50,7 +50,7 @@ class Bench:
         seconds: About how long each side runs in a round.
         limit: How many seconds the first calls of a side may take.
         turns: A file by which processes that measure at once take turns, see `turn`.
-        deadline: When, by the monotonic clock, no further side is begun, and one that has been is interrupted.
+        deadline: When, by the monotonic clock, no further side or round is begun, and a side's first calls are interrupted.
     """
 
     device: str
@@ -95,7 +95,7 @@ class Bench:
                 steps[name] = step
                 expected = outcome if name == "eager" else expected
             with turn(self.turns, alone=True):
-                for name, found in in_rounds(steps, self.runs, self.seconds):
+                for name, found in in_rounds(steps, self.runs, self.seconds, self.deadline):
                     yield rows[name] | found
 
     def step(self, name: str, workload: Workload, weights: dict[str, Tensor]) -> Step:
@@ -194,7 +194,7 @@ def known_sides(context: click.Context, option: click.Parameter, values: tuple[s
 @click.option("--limit", default=150, show_default=True, help="Seconds that the first calls of a side may take.")
 @click.option("--threads", type=int, help="Threads of torch; by default its own choice. One is steadier where other programs run.")
 @click.option("--turns", type=click.Path(path_type=Path), help="A file by which several of these commands, run at once, take turns.")
-@click.option("--until", default=math.inf, help="After so many seconds no side is begun, and one that has been is interrupted.")
+@click.option("--until", default=math.inf, help="After so many seconds no side and no round is begun; what has been timed is printed.")
 def main(
     names: tuple[str, ...],
     device: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -76,19 +77,22 @@ def outcomes(report: Any) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     return dict(sum(by_name.values(), Counter())), {name: dict(counts) for name, counts in by_name.items()}
 
 
-def in_rounds(steps: dict[str, Step], runs: int, seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def in_rounds(steps: dict[str, Step], runs: int, seconds: float, deadline: float = math.inf) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rest of each row, as the name of the side and what belongs into its row: the times, or an error.
 
     Args:
         steps: By name of the side, all of them called before.
         runs: How many rounds.
         seconds: About how long a batch takes.
+        deadline: When, by the monotonic clock, no further round is begun after the first.
     """
     shared = Shared.now()
     errors: dict[str, str] = {}
     calls: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(runs):
+    for done in range(runs):
+        if done and time.monotonic() > deadline:
+            break
         for name, step in steps.items():
             if name in errors:
                 continue

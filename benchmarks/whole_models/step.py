@@ -50,7 +50,7 @@ class Step:
         return found
 
     def batch(self, calls: int) -> float:
-        """The milliseconds of a call, of so many in a row, after one that is not timed.
+        """The milliseconds of a call, of so many in a row, after some that are not timed.
 
         Raises:
             RuntimeError: If something was compiled in one that is.
@@ -66,8 +66,10 @@ class Step:
         return milliseconds / calls
 
     def by_events(self, calls: int) -> float:
-        """The milliseconds between two events around so many calls."""
+        """The milliseconds between the ends of two calls, with so many to the second one."""
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # An idle GPU would wait for the host's first call, and the fewer calls a batch has, the more each would have of that.
+        self()
         begin.record()
         for _ in range(calls):
             self()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from models import Bench, annotated, reasons
 from torch import nn
 from whole_models import sides as sides_module
 from whole_models.apart import Shared, hidden, in_place
+from whole_models.measuring import in_rounds
 from whole_models.sides import SIDES, make_side
 from whole_models.workload import Workload
 from whole_models.workloads import workloads
@@ -96,6 +98,13 @@ def test_a_side_that_takes_too_long_is_a_row_with_an_error(monkeypatch: pytest.M
     with_side(monkeypatch, make)
     rows = {row["side"]: row for row in Bench("cpu", 1, 0.01, 1).cells(workload("prefill"), {"broken": None})}
     assert rows["broken"]["error"] == "TimeoutError: not done after 1 s"
+
+
+def test_what_was_timed_before_the_time_is_up_is_not_lost() -> None:
+    step = BENCH.step("eager", workload("prefill"), workload("prefill").build("cpu").state_dict())
+    step()
+    rows = dict(in_rounds({"eager": step}, runs=1000, seconds=0.01, deadline=time.monotonic() + 0.2))
+    assert 1 <= len(rows["eager"]["rounds"]) < 1000
 
 
 def test_what_a_cpu_cannot_do_is_left_out() -> None:
