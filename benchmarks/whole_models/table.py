@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from statistics import median
 from typing import Any
 
@@ -34,8 +35,8 @@ def whole_models(rows: list[Row]) -> str:
 
 
 def command_of_each(rows: list[Row]) -> list[Row]:
-    """The rows with one command for all workloads, where a command was given for each of them."""
-    return [row | {"command": row["command"].replace(f"models.py {row['workload']} ", "models.py WORKLOAD ")} for row in rows]
+    """The rows with one command for all workloads, where each of them was given one of its own."""
+    return [row | {"command": re.sub(rf"models\.py {row['workload']}(?= -|$)", "models.py WORKLOAD", row["command"])} for row in rows]
 
 
 def by_workload(rows: list[Row]) -> dict[str, dict[str, Row]]:

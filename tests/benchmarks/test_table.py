@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import render
-from whole_models.table import advantage, by_workload, selected, whole_models
+from whole_models.table import advantage, by_workload, command_of_each, selected, whole_models
 
 
 def row(side: str, *rounds: float, workload: str = "prefill", **more: Any) -> dict[str, Any]:
@@ -65,6 +65,12 @@ def test_what_has_no_figures_is_listed_with_the_reason() -> None:
 def test_what_became_of_the_calls_is_a_table_of_its_own() -> None:
     expected = "| Llama, prefill | hubkernels | 3 | 1 | RMSNorm: 3 rewritten; rotary_pos_emb: 1 not_profitable; SiLU: 1 no_mapping |"
     assert whole_models(ROWS).splitlines()[-1] == expected
+
+
+def test_a_command_for_one_workload_stands_for_those_for_the_others() -> None:
+    commands = {"prefill": "models.py prefill", "decode": "models.py decode --runs 9", "moe": "models.py moe bert --runs 9"}
+    rows = command_of_each([row("eager", workload=name) | {"command": command} for name, command in commands.items()])
+    assert [each["command"] for each in rows] == ["models.py WORKLOAD", "models.py WORKLOAD --runs 9", "models.py moe bert --runs 9"]
 
 
 def test_a_later_row_of_a_cell_takes_the_place_of_an_earlier_one() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from whole_models import sides as sides_module
 from whole_models.apart import Shared, hidden, in_place
 from whole_models.measuring import in_rounds
 from whole_models.sides import SIDES, make_side
+from whole_models.step import Step
 from whole_models.workload import Workload
 from whole_models.workloads import workloads
 
@@ -98,6 +100,22 @@ def test_a_side_that_takes_too_long_is_a_row_with_an_error(monkeypatch: pytest.M
     with_side(monkeypatch, make)
     rows = {row["side"]: row for row in Bench("cpu", 1, 0.01, 1).cells(workload("prefill"), {"broken": None})}
     assert rows["broken"]["error"] == "TimeoutError: not done after 1 s"
+
+
+def test_sides_take_their_turns_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = workload("prefill").build("cpu").state_dict()
+    steps = {name: BENCH.step(name, workload("prefill"), weights) for name in ("eager", "kernels")}
+    turns: list[str] = []
+    by_clock = Step.by_clock
+
+    def noting(step: Step, calls: int) -> float:
+        turns.append(step.side.name)
+        return by_clock(step, calls)
+
+    monkeypatch.setattr(Step, "by_clock", noting)
+    rows = dict(in_rounds(steps, runs=3, seconds=0.01))
+    assert [name for name, _ in groupby(turns)] == ["eager", "kernels", "eager", "kernels"]
+    assert {len(row["rounds"]) for row in rows.values()} == {3}
 
 
 def test_what_was_timed_before_the_time_is_up_is_not_lost() -> None:

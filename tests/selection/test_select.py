@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,22 @@ def test_a_kernel_that_is_slower_is_not_profitable_and_the_layer_itself_runs() -
         assert call.miss.code == "not_profitable"
         assert call.miss.data["kernel_us"] > 1.5 * call.miss.data["original_us"]
         assert "no faster" in call.miss.message
+
+
+def test_without_a_profitable_kernel_the_compiler_gets_the_graph_that_it_gets_without_us() -> None:
+    def graph_for(backend: Callable[[Any], Any]) -> str:
+        graphs: list[str] = []
+
+        def compiler(gm: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+            graphs.append(gm.print_readable(print_output=False))
+            return gm.forward
+
+        torch.compiler.reset()
+        torch.compile(Chain(), backend=backend(compiler), fullgraph=True)(example())
+        return graphs[-1]  # what a contest compiles comes before
+
+    assert graph_for(lambda compiler: measuring("Slow", inner=compiler)) == graph_for(lambda compiler: compiler)
+    assert graph_for(lambda compiler: measuring("Quick", inner=compiler)) != graph_for(lambda compiler: compiler)
 
 
 def test_the_fastest_of_several_kernels_is_taken_whatever_the_mapping_prefers() -> None:
