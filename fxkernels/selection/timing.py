@@ -23,7 +23,7 @@ _WARM_UP = 3
 _REPLAY, _MOST_CALLS = 1e-3, 40
 """About how long one replay of a CUDA graph takes, in seconds, and how many calls it has at most."""
 _REPLAYS = 3
-"""How many replays make a measurement. Other programs on the GPU get slices of time longer than a replay; the shortest had none in it."""
+"""How many replays make a measurement, the shortest. Other programs on the GPU get slices of time that are longer than a replay."""
 _HOST_CALLS = 10
 
 
