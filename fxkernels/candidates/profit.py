@@ -121,6 +121,7 @@ def _name(answer: Answer) -> str:
     assert chosen is not None
     lowering = chosen.lowering.name if chosen.lowering is not None else ""
     called = text_of_value((bound.args, bound.kwargs, bound.tensors)), text_of_state(bound.state), str(bound.training)
-    parts = (state_of(kernel), str(kernel.identity.variant), lowering, str(chosen.recompute), str(sorted(chosen.written)), *called)
+    copies = str((sorted(chosen.written), sorted(chosen.orders.items())))
+    parts = (state_of(kernel), str(kernel.identity.variant), lowering, str(chosen.recompute), copies, *called)
     # What has no stable text stays in the name, so that the contest has no key.
     return f"{kernel.identity} {digest(*parts) if all(map(is_stable, parts)) else next(filterfalse(is_stable, parts))}"

@@ -244,6 +244,16 @@ def test_an_input_that_the_kernel_overwrites_is_copied_and_the_report_says_so(in
     assert "clones x: the kernel overwrites it" in " ".join(str(chosen.report).split())
 
 
+def test_an_input_that_only_the_probe_has_seen_overwritten_is_copied_too() -> None:
+    model, trusting = Around(Plus()), backend("Plus", "WritingLater")
+    compiled(model, trusting)(x())
+    assert lowering(trusting).clones == ()
+    torch.compiler.reset()
+    probing = backend("Plus", "WritingLater", verify="probe")
+    assert_equals_float64(model, compiled(model, probing), x())
+    assert lowering(probing).clones == ("x",)
+
+
 # --- what is not used, and what goes wrong ------------------------------------------------------------------------------------------------
 
 

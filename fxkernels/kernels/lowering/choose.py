@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -92,21 +92,17 @@ def _traced(case: Case, trial: Trial, gradient: bool, orders: Mapping[int, Order
 
 
 def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: frozenset[int], orders: Mapping[int, Order]) -> Chosen | Miss:
-    found = rehearse(case, gradient, tools)
+    found = rehearse(case, gradient, tools, written, orders)
     if isinstance(found, Miss):
         return found
-    if isinstance(found, Rehearsal):
-        found = replace(found, written=found.written | written)
     unseen = None
     if isinstance(found, str) and _is_empty(case):
-        return Chosen(
-            Lowering("opaque", f"it {trial.problem}"), Opaque(Entry(case.light, case.runner(), may_be_empty=True), case), recompute=True
-        )
+        return Chosen(Lowering("opaque", f"it {trial.problem}"), Opaque(Entry(case.light, may_be_empty=True), case), recompute=True)
     if isinstance(found, str):
         unseen, found = found, Rehearsal(_tensors(case), without=found if gradient else None, orders=orders)
     elif found.without is not None:
         _warn(case, found.without)
-    entry = Entry(case.light, case.runner(found.written, found.orders), found.kept, found.own, _may_be_empty(case))
+    entry = Entry(case.light, found.written, found.orders, found.kept, found.own, _may_be_empty(case))
     recomputes = _recomputes_layer(case, found.without)
     if found.again is not None:
         recomputes = f"its forward in the backward: {found.again}"

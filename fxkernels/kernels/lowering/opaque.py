@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from .case import Case, Run
 from .layouts import kinds
 from .memory import clone, separated
 from .names import digest, operator_name, text_of_graph, text_of_state, text_of_value, text_of_values
+from .output_order import Order
 from .own_backward import OwnBackward
 
 _NAMESPACE = "fxkernels"
@@ -36,18 +37,26 @@ class Entry:
 
     Args:
         case: The kernel and the form of call.
-        run: Runs the kernel.
+        written: Positions of the inputs that the kernel overwrites; it gets copies.
+        orders: Of the outputs that it lays out in another way than the layer, the order of the layer's dimensions; they are copied.
         kept: Positions of outputs that the kernel keeps for itself; they are copied.
         own: The kernel's own backward, if it is used.
+        may_be_empty: Whether an input may have no elements.
         paths: Where the calls stand that use the entry.
     """
 
     case: Case
-    run: Run
+    written: frozenset[int] = frozenset()
+    orders: Mapping[int, Order] = field(default_factory=dict)
     kept: frozenset[int] = frozenset()
     own: OwnBackward | None = None
     may_be_empty: bool = False
     paths: dict[str, None] = field(default_factory=dict)
+    run: Run = field(init=False)
+    """Runs the kernel."""
+
+    def __post_init__(self) -> None:
+        self.run = self.case.runner(self.written, self.orders)
 
     def forward(self, inputs: Sequence[Any]) -> Sequence[torch.Tensor]:
         """Return the kernel's outputs, none of which shares memory with an input."""
@@ -285,6 +294,7 @@ def _key(entry: Entry, case: Case) -> str:
         text_of_values(case.inputs),
         text_of_values(case.outputs),
         repr((sorted(case.passed.items()), case.autocast, sorted(entry.kept))),
+        repr((sorted(entry.written), sorted(entry.orders.items()))),
     ]
     if own is not None:
         parts.append(text_of_value((own.saving, own.gradients, own.overwritten_gradients, own.overwritten_saved)))

@@ -43,13 +43,17 @@ class Rehearsal:
     orders: Mapping[int, Order] = field(default_factory=dict)
 
 
-def rehearse(case: Case, gradient: bool, tools: Tools) -> Rehearsal | Miss | str:
+def rehearse(
+    case: Case, gradient: bool, tools: Tools, written: frozenset[int] = frozenset(), orders: Mapping[int, Order] | None = None
+) -> Rehearsal | Miss | str:
     """Return what the kernel does, a miss if it does what no kernel may, or why it cannot be rehearsed, as a phrase.
 
     Args:
         case: The kernel and the form of call.
         gradient: Whether the kernel's backward is asked for.
         tools: The private torch APIs.
+        written: Positions of the inputs that it was seen to overwrite before.
+        orders: Of the outputs that it was seen to lay out in another way than the layer before, the order of the layer's dimensions.
     """
     symbols = Symbols.of(case.inputs)
     found = choices(case.inputs, symbols)
@@ -58,7 +62,8 @@ def rehearse(case: Case, gradient: bool, tools: Tools) -> Rehearsal | Miss | str
     if any(isinstance(value, torch.Tensor) and 0 in sizes_of(value, found[0]) for value in case.inputs):
         return "an input has no elements"
     try:
-        shown: Rehearsal | Miss = tools.run_for_real(lambda: _rehearsed(_Stage(case, symbols, found, tools), gradient), [case.device])
+        stage = _Stage(case, symbols, found, tools, written, orders=dict(orders or {}))
+        shown: Rehearsal | Miss = tools.run_for_real(lambda: _rehearsed(stage, gradient), [case.device])
     except torch.OutOfMemoryError:
         return "there is no memory to rehearse it"
     return shown
@@ -113,7 +118,7 @@ def _forward(stage: _Stage) -> Miss | None:
         for position, output in zip(case.computed, outputs, strict=True):
             if (miss := _differs(stage, position, output)) is not None:
                 return miss
-        stage.written = frozenset(_changed(before, inputs))
+        stage.written |= frozenset(_changed(before, inputs))
         again = run(*stage.inputs(seed=1))
         stage.kept = frozenset(n for n, pair in enumerate(zip(outputs, again, strict=True)) if storage_of(pair[0]) == storage_of(pair[1]))
     return None
