@@ -113,8 +113,10 @@ class Bench:
                 step = self.step(workload.tuned_by, workload, weights)
                 with in_place(step.side.changes):
                     step()
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
+            click.echo(f"{workload.name}: not tuned, so whoever needs it first will tune: {described(error)}", err=True)
+            return None
         click.echo(f"{workload.name}: tuned in {time.monotonic() - start:.1f} s", err=True)
         return folder
 

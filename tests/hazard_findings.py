@@ -14,7 +14,7 @@ from tolerances import tolerance
 from torch import nn
 
 import fxkernels
-from fxkernels.admission import Verify, records
+from fxkernels.admission import Verify
 
 Way = Literal["kernelize", "backend"]
 Inner = Literal["eager", "inductor"]
@@ -70,7 +70,7 @@ def finding(case: Case, way: Way, inner: Inner, verify: Verify = "probe") -> Fin
         tuple(_differences(found, expected, case.dtype)),
         call.status,
         miss.code if miss else None,
-        miss.message if miss else _notes(decision),
+        miss.message if miss else decision.evidence.reason,
     )
 
 
@@ -119,9 +119,3 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype | N
     allowed = tolerance(dtype, depth=2)["rtol"] * size if dtype is not None else 0.0
     off = float((ours.double() - theirs.double()).abs().max())
     return None if off <= allowed else f"off by {off:.2g}, at most {allowed:.2g}"
-
-
-def _notes(decision: Any) -> str:
-    """What the probe has noted about a kernel that runs."""
-    record = records.read(decision.evidence.record) if decision.evidence is not None and decision.evidence.record else None
-    return "; ".join(record.verdict.evidence["notes"]) if record is not None else ""

@@ -157,7 +157,7 @@ def _probed_here(request: Request, reason: str, strict: bool) -> Verdict:
 def _judged(request: Request | None, verdict: Verdict, key: str | None, strict: bool) -> Admitted | Miss:
     if verdict.result == "admitted":
         ranges = request.ranges if request is not None else ()
-        repairs = "; ".join(note for note in verdict.evidence.get("notes", ()) if _is_repair(note))
+        repairs = "; ".join(verdict.evidence.get("repairs", ()))
         seen = (frozenset(verdict.cloned), verdict.detached, frozenset(verdict.relaid), verdict.evidence)
         return Admitted("probed", repairs, *seen, key, ranges)
     if verdict.result == "unprobed" and not strict:
@@ -165,11 +165,6 @@ def _judged(request: Request | None, verdict: Verdict, key: str | None, strict: 
     kernel = request.kernel.identity if request is not None else "the kernel"
     data = {"kernel": kernel, "message": verdict.message, "evidence": verdict.evidence, "key": key}
     return Miss(str(verdict.code), "{kernel}: {message}", data)
-
-
-def _is_repair(note: str) -> bool:
-    """Whether it says that the kernel is right only with help."""
-    return "gets copies" in note or "recomputed" in note or "is copied" in note
 
 
 def _timeout(argument: float | None) -> float:

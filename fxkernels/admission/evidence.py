@@ -21,12 +21,14 @@ class Evidence:
         runs: How often the kernel ran.
         errors: For each result the comparison that took up most of its tolerance.
         notes: What a reader has to know besides.
+        repairs: With which help the kernel is right.
     """
 
     sizes: list[str] = field(default_factory=list)
     runs: int = 0
     errors: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    repairs: list[str] = field(default_factory=list)
 
     def compared(self, what: str, comparison: Comparison, style: str) -> None:
         """Keep a comparison if it is the worst for this result."""
@@ -40,9 +42,14 @@ class Evidence:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def repair(self, sentence: str) -> None:
+        """Keep a sentence about help that the kernel needs, once."""
+        if sentence not in self.repairs:
+            self.repairs.append(sentence)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {"sizes": self.sizes, "runs": self.runs, "errors": self.errors, "notes": self.notes}
+        return {"sizes": self.sizes, "runs": self.runs, "errors": self.errors, "notes": self.notes, "repairs": self.repairs}
 
 
 @dataclass(frozen=True, slots=True)

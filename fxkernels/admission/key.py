@@ -10,7 +10,7 @@ import torch
 from ..kernels.lowering.names import hash_of, state_of, text_of_graph, text_of_state, text_of_value
 from .request import Request
 
-FORMAT = 3
+FORMAT = 4
 """Raised when a probe shows something else than before, so that older verdicts are not taken for it."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..kernels.lowering.autocast import autocast_to
-from ..kernels.lowering.output_order import order_of
+from ..kernels.lowering.output_order import metadata, order_instead
 from .evidence import Evidence
 from .gradients import Run
 from .memory import shared_memory
@@ -198,14 +198,13 @@ class Rounds:
                 raise refused("gradient", "output {number} wants a gradient, and the layer's does not", number=number)
             wide, dtype = truth.outputs[number], self._dtypes[number]
             expected = wide if wide.dtype is dtype else torch.empty_strided(wide.shape, wide.stride(), dtype=dtype, device=wide.device)
-            if _described(outputs[number]) == _described(expected):
+            if metadata(outputs[number]) == metadata(expected):
                 continue
-            if _described(outputs[number])[:-1] == _described(expected)[:-1] and order_of(expected) is not None:
-                self.relaid |= {number}
-                self.evidence.note(f"output {number} lies in memory in another way than the layer's, and is copied")
-            else:
+            if order_instead(outputs[number], expected) is None:
                 got, wanted = shown(outputs[number]), shown(expected)
                 raise refused("output_metadata", "output {number} is {got}, the layer's is {wanted}", number=number, got=got, wanted=wanted)
+            self.relaid |= {number}
+            self.evidence.repair(f"output {number} lies in memory in another way than the layer's, and is copied")
 
     def _check_memory(self, outputs: Sequence[torch.Tensor], inputs: Sequence[Any], truth: Truth) -> None:
         for number in self.computed:
@@ -297,7 +296,7 @@ class Rounds:
         self.cloned |= written
         if written:
             names = ", ".join(self.request.names[position] for position in sorted(written))
-            self.evidence.note(f"it overwrites {names}, and gets copies")
+            self.evidence.repair(f"it overwrites {names}, and gets copies")
 
     def _call_for_another_layer(self) -> None:
         """A layer with another epsilon comes first: what a kernel keeps of the first call that it ever gets is not this layer's."""
@@ -314,7 +313,7 @@ class Rounds:
         if self.request.training:
             raise refused("gradient", "its output is detached: no gradient flows through it")
         self.detached = True
-        self.evidence.note("no gradient flows through it: the reference's is recomputed")
+        self.evidence.repair("no gradient flows through it: the reference's is recomputed")
 
     def _ordinary(self) -> Style:
         """Values for which the layer itself stays finite."""
@@ -372,12 +371,6 @@ def _numbers_of(request: Request) -> tuple[Any, Any, Any]:
 def _differing(one: torch.Tensor, other: torch.Tensor) -> float:
     """Which part of two tensors differs."""
     return float((one != other).double().mean()) if one.numel() else 0.0
-
-
-def _described(tensor: torch.Tensor) -> Any:
-    # The stride of a dimension of size 1 is never used, and kernels differ in what they put there.
-    strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1]
-    return (tensor.dtype, tensor.device, list(tensor.shape), strides if tensor.numel() else [])
 
 
 def _finite(output: Any) -> float:

@@ -38,7 +38,7 @@ def test_a_wrong_kernel_is_refused_with_what_it_got_wrong(layer: str, code: str,
 def test_a_kernel_that_overwrites_transposed_queries_and_keys_gets_copies() -> None:
     verdict = probe(rotary_request("hazard-3-transposed-queries:rotary_pos_emb"))
     assert (verdict.result, verdict.cloned) == ("admitted", (0, 1))
-    assert verdict.evidence["notes"] == ["it overwrites input 0, input 1, and gets copies"]
+    assert verdict.evidence["repairs"] == ["it overwrites input 0, input 1, and gets copies"]
 
 
 def test_an_ignored_argument_is_refused_only_where_the_call_passes_another_value() -> None:

@@ -13,7 +13,7 @@ from ...passes.miss import Miss
 from .case import Case, Tools
 from .lowering import Lowering
 from .opaque import Entry, Opaque
-from .output_order import Order, order_of
+from .output_order import Order, metadata, order_instead, order_of
 from .rehearsal import Rehearsal, rehearse, shown
 from .trial import Trial, try_on_fakes
 
@@ -146,9 +146,9 @@ def _compared(case: Case, outputs: tuple[Any, ...]) -> Mapping[int, Order] | Mis
     orders: dict[int, Order] = {}
     for position, result in zip(case.computed, outputs, strict=True):
         wanted = case.outputs[position]
-        if _described(result) == _described(wanted):
+        if metadata(result) == metadata(wanted):
             continue
-        order = order_of(wanted) if _described(result)[:-1] == _described(wanted)[:-1] and isinstance(wanted, torch.Tensor) else None
+        order = order_instead(result, wanted)
         if order is None:
             data = {"kernel": case.kernel.identity, "position": position, "got": _shown(result), "wanted": _shown(wanted)}
             return Miss("output_metadata", "output {position} of {kernel} is {got}, the layer's is {wanted}", data)
@@ -160,20 +160,6 @@ def _orders(case: Case, relaid: Iterable[int]) -> Mapping[int, Order]:
     """How the layer lays these outputs out."""
     found = {position: order_of(case.outputs[position]) for position in relaid}
     return {position: order for position, order in found.items() if order is not None}
-
-
-def _described(value: Any) -> Any:
-    """What a kernel's output must have in common with the layer's."""
-    if not isinstance(value, torch.Tensor):
-        return repr(value)
-    sizes = [_size(size) for size in value.shape]
-    # The stride of a dimension of size 1 is never used, and kernels differ in what they put there.
-    strides = [_size(stride) for size, stride in zip(sizes, value.stride(), strict=True) if size != 1]
-    return (value.dtype, value.device, sizes, strides)
-
-
-def _size(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def _shown(value: Any) -> str:

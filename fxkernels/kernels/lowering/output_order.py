@@ -35,6 +35,24 @@ def order_of(example: torch.Tensor) -> Order | None:
     return tuple(order)
 
 
+def metadata(value: Any) -> tuple[Any, ...]:
+    """Return what a kernel's output must have in common with the layer's: dtype, device, sizes and, last, strides. Symbolic ones are
+    expressions, so that comparing adds no guard."""
+    if not isinstance(value, torch.Tensor):
+        return (repr(value),)
+    sizes = [_expression(size) for size in value.shape]
+    # The stride of a dimension of size 1 is never used, and kernels differ in what they put there.
+    strides = [_expression(stride) for size, stride in zip(sizes, value.stride(), strict=True) if size != 1]
+    return (value.dtype, value.device, sizes, [] if 0 in sizes else strides)
+
+
+def order_instead(got: Any, wanted: Any) -> Order | None:
+    """Return the order in which the dimensions of `got` have to lie so that it is like `wanted`; None if they differ in more than that."""
+    if not isinstance(wanted, torch.Tensor) or metadata(got)[:-1] != metadata(wanted)[:-1]:
+        return None
+    return order_of(wanted)
+
+
 def laid_out(tensor: torch.Tensor, order: Order) -> torch.Tensor:
     """Return the tensor, or a copy whose dimensions lie in this order. Its gradient flows through."""
     permuted = tensor.permute(order)
