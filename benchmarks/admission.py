@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,9 +29,9 @@ from fxkernels.admission import Admitted, admit, forget_verdicts
 from fxkernels.admission.request import Request
 from fxkernels.admission.worker import WORKER
 from fxkernels.backend import HubKernels
-from fxkernels.candidates import Decider
 from fxkernels.passes.constraints import Facts, TensorFacts, check, parse
-from fxkernels.passes.find import find_layer_calls
+from fxkernels.passes.layer_call import LayerCall
+from fxkernels.passes.markers import erase_markers, find_marked_calls
 
 CORRECT = "hazard-twins:RMSNorm"
 SIZES = {"128 elements": (2, 8, 8), "1M elements": (1024, 1024), "8192x1024": (8192, 1024)}
@@ -120,19 +119,21 @@ def record(runs: int) -> None:
 
 
 class Planning(HubKernels):
-    """A backend that keeps the graph it is given, with its markers."""
+    """A backend that keeps a copy of the graph it is given, and its layer calls."""
 
     graph: fx.GraphModule
+    calls: tuple[LayerCall, ...]
 
     def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> Any:
         self.graph = copy.deepcopy(gm)
+        self.calls = find_marked_calls(self.graph.graph)
+        erase_markers(self.graph.graph)
         return super().rewrite(gm, mode)
 
     def seconds_per_call(self) -> float:
         """How long it takes, per layer call, to decide the calls of that graph once more, as those of a further graph."""
-        calls = find_layer_calls(self.graph.graph, Counter())
-        decider = Decider(self.session.chooser, self.request())
-        return seconds_of(lambda: [decider.decide(call, self.graph) for call in calls]) / len(calls)
+        decider = self.decider(self.calls)
+        return seconds_of(lambda: [decider.decide(call) for call in self.calls]) / len(self.calls)
 
 
 @main.command()

@@ -225,13 +225,14 @@ def marked_graph() -> fx.GraphModule:
     """The graph of a one-layer Llama as capture leaves it, with five layer calls between their markers."""
     from fxkernels.backend import HubKernels
     from fxkernels.options import options_of
+    from fxkernels.passes.plan import Plan
 
     kept: list[fx.GraphModule] = []
 
     class Capture(HubKernels):
-        def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> list[Any]:
+        def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> Plan:
             kept.append(gm)
-            return []
+            return Plan()
 
     torch._dynamo.reset()
     backend = Capture(options_of({"inner": "eager", "mapping": everything_mapped()}))
@@ -242,7 +243,7 @@ def marked_graph() -> fx.GraphModule:
 
 def repeated(gm: fx.GraphModule, calls: int, backend: Any) -> fx.GraphModule:
     """A graph with so many layer calls for a backend: copies of `gm`, each with inputs, sites and example values of its own nodes."""
-    from fxkernels.passes.layer_call import SITE, enter
+    from fxkernels.passes.markers import SITE, enter
 
     copies = calls // sum(node.target is enter for node in gm.graph.nodes)
     graph = fx.Graph()

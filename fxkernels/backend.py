@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,17 @@ from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
 from .constrained import OnDepends
+from .dump import dump_in_environment
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
 from .options import Options, options_of
-from .passes.find import find_layer_calls
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
-from .passes.plan import Decision, Plan, plan_rewrites
-from .passes.rewrite import rewrite
+from .passes.pipeline import State, compiler
+from .passes.plan import DecideCall, Decision, Plan, plan_rewrites
 from .report.counters import RunCounters, counted
 from .report.model import Report
 from .report.recorder import About, Recorder
@@ -132,51 +131,53 @@ class HubKernels:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
         # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
         with self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
-            plans = self.rewrite(gm, mode)
+            plan = self.rewrite(gm, mode)
         if self.session.runner is not None:
             return self.session.runner(gm)
         inner = self.options.inner_in(mode) if self.options.edit else Inner("eager")
-        compiler = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
+        compile_inner = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
         with _torch.cacheable(gm):
-            compiled = compiler(gm, example_inputs)
-        return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for plan in plans for call, decision in plan])
+            compiled = compile_inner(gm, example_inputs)
+        return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for call, decision in plan])
 
-    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> list[Plan]:
-        """Plan all calls of the graph and of the graphs nested in it, then edit, record and log. Return the plans.
+    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> Plan:
+        """Take a captured graph, and the graphs nested in it, through the passes. Return the plan.
 
         Args:
             gm: The graph.
             mode: The mode that `torch.compile` was given, for the inner compiler.
         """
+        run = compiler(
+            functools.partial(self._decider, mode),
+            functools.partial(self._record, mode),
+            edit=self.options.edit,
+            observer=dump_in_environment(),
+        )
+        return run(gm).plan
+
+    def _decider(self, mode: str | None, calls: tuple[LayerCall, ...]) -> DecideCall:
+        """What decides each call as the backend wants it for which it was marked."""
         deciders: dict[HubKernels, Decider] = {}
-        counts: Counter[Hashable] = Counter()
-        plans: list[tuple[fx.GraphModule, Plan]] = []
-        for owner in dynamo.walk_graphs(gm):
 
-            def decide(call: LayerCall, owner: fx.GraphModule = owner) -> Decision:
-                backend: HubKernels = call.site.owner
-                if backend not in deciders:
-                    deciders[backend] = Decider(backend.session.chooser, backend.request(mode))
-                return deciders[backend].decide(call, owner)
+        def decide(call: LayerCall, conflict: Miss | None) -> Decision:
+            backend: HubKernels = call.site.owner
+            if backend not in deciders:
+                deciders[backend] = backend.decider(calls, mode)
+            return deciders[backend].decide(call, conflict)
 
-            plans.append((owner, plan_rewrites(find_layer_calls(owner.graph, counts), decide)))
-        for backend in dict.fromkeys((self, *deciders)):
-            backend.conclude(gm, [entry for _, plan in plans for entry in plan if entry[0].site.owner is backend])
+        return decide
+
+    def decider(self, calls: tuple[LayerCall, ...], mode: str | None = None) -> Decider:
+        """Return what decides the calls of one captured graph as this backend wants them, with the mapping as it is now."""
+        return Decider(self.session.chooser, self.request(mode), calls)
+
+    def _record(self, mode: str | None, state: State) -> None:
+        """Record what was decided, each backend its own calls."""
+        for backend in dict.fromkeys((self, *(call.site.owner for call in state.calls))):
+            backend.conclude(state.module, [entry for entry in state.plan if entry[0].site.owner is backend])
         for backend in self.session.also:
-            backend.conclude(gm, backend.plan_again(plans, mode))
-        for owner, plan in plans:
-            if len(plan):
-                rewrite(owner.graph, plan if self.options.edit else Plan(tuple((call, Decision("missed")) for call, _ in plan)))
-                owner.recompile()
-        return [plan for _, plan in plans]
-
-    def plan_again(self, plans: list[tuple[fx.GraphModule, Plan]], mode: str | None = None) -> list[tuple[LayerCall, Decision]]:
-        """Decide calls that another backend has captured and decided for itself, as this one would."""
-        decider = Decider(self.session.chooser, self.request(mode))
-        entries: list[tuple[LayerCall, Decision]] = []
-        for owner, plan in plans:
-            entries += plan_rewrites([call for call, _ in plan], functools.partial(decider.decide, owner=owner))
-        return entries
+            # It has captured nothing: it decides the same calls as it would its own.
+            backend.conclude(state.module, list(plan_rewrites(state.calls, backend.decider(state.calls, mode).decide)))
 
     def request(self, mode: str | None = None) -> Request:
         """What is asked for, with the mapping as it is now.

@@ -8,24 +8,17 @@ higher-order operator with a graph inside) may return, keep or save whatever it 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import fx
 
-from .effects import is_operator, name_of, written_by
-from .layer_call import LayerCall, enter, is_marker
-from .region import example, storage_of
+from .effects import is_known, name_of, written_by
+from .example_values import example, has_plain_storage, storage_of, storages_of, tensors_in
+from .layer_call import LayerCall
 
-# Where the functions live that do nothing but compute: new memory, or a view that the example values show.
-_MODULES = frozenset(
-    "torch torch.functional torch.nn.functional torch._C._nn torch._C._linalg torch._C._special torch._C._fft"
-    " _operator builtins math".split()
-)
-_FOREIGN_MEMORY = frozenset("from_numpy frombuffer from_dlpack asarray numpy data_ptr untyped_storage storage".split())
 _METADATA = frozenset("size stride dim numel storage_offset element_size is_contiguous sym_size sym_stride sym_numel".split())
 
 
@@ -49,25 +42,30 @@ class Memory:
     """What shares memory with what in one graph. It is read off once and stays true until the graph is edited.
 
     Args:
-        graph: A captured graph, with its markers and before any rewrite.
+        graph: A captured graph, before any rewrite.
+        calls: The layer calls in it. What goes into one may be read by its kernel even where its region does not read it.
 
     Example:
-        >>> memory = Memory(call.enter.graph)
+        >>> memory = Memory(call.graph, calls)
         >>> print(memory.witness(q, call))
         q is read later by add_3
     """
 
-    def __init__(self, graph: fx.Graph) -> None:
+    def __init__(self, graph: fx.Graph, calls: Iterable[LayerCall]) -> None:
         self._positions: dict[fx.Node, int] = {}
         self._same: dict[int, int] = {}
         for position, node in enumerate(graph.nodes):
             self._positions[node] = position
-            if not _only_computes(node):
-                self._unite([storage for value in (node, *node.all_input_nodes) for storage in _storages(value)])
+            if not is_known(node):
+                self._unite([storage for value in (node, *node.all_input_nodes) for storage in storages_of(value)])
         self._holders: defaultdict[int, dict[fx.Node, None]] = defaultdict(dict)
         for node in graph.nodes:
             for memory in self._memories(node):
                 self._holders[memory][node] = None
+        self._taken_by: defaultdict[fx.Node, list[LayerCall]] = defaultdict(list)
+        for call in calls:
+            for node in call.marked_inputs if call.region else ():
+                self._taken_by[node].append(call)
 
     def witness(self, value: fx.Node, call: LayerCall) -> Witness | None:
         """Return who would notice if a kernel in the place of the call overwrote this input of it, or None if nobody would.
@@ -84,7 +82,7 @@ class Memory:
 
     def _why(self, value: fx.Node, call: LayerCall) -> str | None:
         tensor = example(value)
-        if not isinstance(tensor, torch.Tensor) or not _has_plain_storage(tensor):
+        if not isinstance(tensor, torch.Tensor) or not has_plain_storage(tensor):
             return "is no plain tensor"
         if _overlaps(tensor):
             return "has elements that share their memory"
@@ -97,7 +95,7 @@ class Memory:
             if node.op in ("placeholder", "get_attr"):
                 what = "an input of the graph" if node.op == "placeholder" else "a constant of the graph"
                 return f"is {what}" if node is value else f"shares its memory with {node.name}, {what}"
-            if not _only_computes(node):
+            if not is_known(node):
                 return f"comes from {node.name}, which may keep it" if node is value else f"may share its memory with {node.name}"
             if _needs_gradient(node):
                 return "carries a gradient, which may need it"
@@ -105,7 +103,7 @@ class Memory:
 
     def _another_argument(self, value: fx.Node, memory: int, call: LayerCall) -> str | None:
         given: list[fx.Node] = []
-        fx.node.map_arg(call.enter.args, given.append)
+        fx.node.map_arg((call.args, call.kwargs, call.tensors), given.append)
         given.remove(value)
         for other in given:
             if memory in self._memories(other):
@@ -117,11 +115,13 @@ class Memory:
         """Who reads the memory after the call, or has saved it for a gradient."""
         if any(map(_needs_gradient, call.outputs)):
             return "may be needed for the gradient of the call"
-        begin = self._positions[call.enter]
+        begin = self._positions[call.first]
         for holder in self._holders[memory]:
             what = "is" if holder is value else f"shares its memory with {holder.name}, which is"
+            if any(self._may_come_later(other, call) for other in self._taken_by[holder]):
+                return f"{what} an argument of a later layer call"
             for user in holder.users:
-                if user in call.inside or user is call.enter or user is call.leave:
+                if user in call.inside:
                     continue
                 if self._positions[user] > begin and (reading := self._reading(user, memory)) is not None:
                     return f"{what} {reading}"
@@ -129,20 +129,22 @@ class Memory:
                     return f"{what} read by {user.name}, whose gradient may need it"
         return None
 
+    def _may_come_later(self, other: LayerCall, call: LayerCall) -> bool:
+        """Whether a kernel of the other call may run after one of this call. One of the two inside the other has no kernel beside it."""
+        apart = other is not call and other.first not in call.inside and call.first not in other.inside
+        return apart and self._positions[other.last] > self._positions[call.first]
+
     def _reading(self, user: fx.Node, memory: int) -> str | None:
         """How a node after the call sees the memory, or None if it only makes a view, whose own readers count, or asks for sizes."""
         if user.op == "output":
             return "returned from the graph"
-        if is_marker(user):
-            # What a call hands out has readers of its own; what goes into one may be read by a kernel even where the region does not.
-            return "an argument of a later layer call" if user.target is enter else None
         makes_views = set(self._memories(user)) == {memory}
-        if _only_computes(user) and not written_by(user) and (makes_views or name_of(user) in _METADATA):
+        if is_known(user) and not written_by(user) and (makes_views or name_of(user) in _METADATA):
             return None
         return f"read later by {user.name}"
 
     def _memories(self, node: fx.Node) -> Iterator[int]:
-        return map(self._memory, _storages(node))
+        return map(self._memory, storages_of(node))
 
     def _memory(self, storage: int) -> int:
         """The one storage that stands for all those that may be one memory."""
@@ -157,23 +159,8 @@ class Memory:
                 self._same[second] = first
 
 
-def _only_computes(node: fx.Node) -> bool:
-    """Whether it is known that a node shares memory only as its example value shows, and keeps nothing."""
-    if node.op not in ("call_function", "call_method"):
-        return node.op in ("placeholder", "get_attr", "output")
-    if is_marker(node):
-        return True
-    tensors = (tensor for value in (node, *node.all_input_nodes) for tensor in _tensors(example(value)))
-    if not all(map(_has_plain_storage, tensors)) or name_of(node) in _FOREIGN_MEMORY:
-        return False
-    if node.op == "call_method":
-        return hasattr(torch.Tensor, name_of(node))
-    target: Any = node.target
-    return is_operator(target) or (isinstance(target, BuiltinFunctionType | FunctionType) and target.__module__ in _MODULES)
-
-
 def _needs_gradient(node: fx.Node) -> bool:
-    return any(tensor.requires_grad for tensor in _tensors(example(node)))
+    return any(tensor.requires_grad for tensor in tensors_in(example(node)))
 
 
 def _overlaps(tensor: torch.Tensor) -> bool:
@@ -191,22 +178,3 @@ def _overlaps(tensor: torch.Tensor) -> bool:
 def _number(size: Any) -> int:
     """A dynamic size as it was in capture; 0 if nobody knows, a stride with which every dimension overlaps."""
     return int((size.node.hint or 0) if isinstance(size, torch.SymInt) else size)
-
-
-def _has_plain_storage(tensor: torch.Tensor) -> bool:
-    """Whether the tensor's storage says what it shares memory with. That of a sparse one or of a wrapper does not."""
-    return tensor.layout is torch.strided and not hasattr(tensor, "__tensor_flatten__")
-
-
-def _storages(node: fx.Node) -> Iterator[int]:
-    return (storage_of(tensor) for tensor in _tensors(example(node)) if _has_plain_storage(tensor))
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))

@@ -7,11 +7,13 @@ Dynamo's graphs call what the model called: functions and methods of torch, whic
 from __future__ import annotations
 
 import operator
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import fx
+
+from .example_values import example, has_plain_storage, tensors_in
 
 # torch has no public name for these types.
 _Packet: Any = type(torch.ops.aten.add)
@@ -36,6 +38,30 @@ _TRAINING_POSITIONS: dict[str, int] = {
     **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), 6),
     "multi_head_attention_forward": 13,
 }
+
+# Where the functions live that do nothing but what their name says: compute new memory, make a view, or write into an argument.
+_MODULES = frozenset(
+    "torch torch.functional torch.nn.functional torch._C._nn torch._C._linalg torch._C._special torch._C._fft"
+    " _operator builtins math".split()
+)
+_FOREIGN_MEMORY = frozenset("from_numpy frombuffer from_dlpack asarray numpy data_ptr untyped_storage storage".split())
+
+
+def is_known(node: fx.Node) -> bool:
+    """Return whether a node does nothing that `written_by`, `draws_random_numbers` and its example value do not show.
+
+    It then keeps nothing that it is given, and shares memory only as its example value says. An operation of unknown kind (a function of
+    somebody's module, a higher-order operator with a graph inside, a switch such as that of autocast) may do anything.
+    """
+    if node.op not in ("call_function", "call_method"):
+        return node.op in ("placeholder", "get_attr", "output")
+    tensors = (tensor for value in (node, *node.all_input_nodes) for tensor in tensors_in(example(value)))
+    if not all(map(has_plain_storage, tensors)) or name_of(node) in _FOREIGN_MEMORY:
+        return False
+    if node.op == "call_method":
+        return hasattr(torch.Tensor, name_of(node))
+    target: Any = node.target
+    return is_operator(target) or (isinstance(target, BuiltinFunctionType | FunctionType) and target.__module__ in _MODULES)
 
 
 def written_by(node: fx.Node) -> tuple[fx.Node, ...]:

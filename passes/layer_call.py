@@ -1,39 +1,19 @@
-"""What a layer call looks like in a graph: a pair of markers, and between them the region.
-
-Capture puts an `enter` node before the first and a `leave` node after the last operation of every annotated call. Markers compute
-nothing; they carry what the graph alone cannot tell: which call this is, and the exact values that went in and came out.
-"""
+"""A layer call as a value: which call of which layer it is, what goes in, the operations that compute it, and what comes out."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import fx
 
-SITE = "layer_call_site"
-"""Key of a marker's `node.meta` under which its `CallSite` stands."""
-
-
-def enter(args: tuple[Any, ...], kwargs: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Marker: an annotated call begins, with these arguments and these tensors of its layer."""
-
-
-def leave(outputs: tuple[Any, ...]) -> None:
-    """Marker: the call ends, with these tensors as its output."""
-
-
-def is_marker(node: fx.Node) -> bool:
-    """Whether the node is `enter` or `leave`."""
-    return node.op == "call_function" and (node.target is enter or node.target is leave)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CallSite:
-    """Where a call stands in the user's model, as capture saw it. Two markers belong together if they share one site.
+    """Where a call stands in the user's model, as capture saw it.
 
     Args:
         path: Module path of the layer, e.g. ``model.layers.3.norm``; for a function that of its caller and the layer name.
@@ -41,7 +21,7 @@ class CallSite:
         layer: Name of the annotated class or function.
         location: ``file:line`` of the reference's definition, if known.
         training: The layer's training flag, or None if nobody asked for it (then no graph may depend on it).
-        arguments_known: Whether the markers carry the call's arguments. They do not for names that no mapping serves, so that
+        arguments_known: Whether capture has looked at the call's arguments. It does not for names that no mapping serves, so that
             capturing such a call adds no guard and no graph input.
         origin: What capture knows about the layer beyond that. The passes hand it on and do not look inside.
         owner: Who asked for this call to be marked; a graph may hold the calls of several. Paths are those of the owner's model.
@@ -64,18 +44,27 @@ class LayerCall:
     Args:
         site: Where the call stands in the model.
         index: How many calls of the same path precede it.
-        enter: The marker before the region.
-        leave: The marker after it; None if the call ends in another graph.
-        region: The nodes between, without the call's own markers, in order.
-        parent: The annotated call inside which this one happens.
+        graph: The graph that has the call.
+        args: Positional arguments, graph values as nodes.
+        kwargs: Keyword arguments, graph values as nodes.
+        tensors: The layer's parameters and buffers by their dotted names, and numbers that were dynamic when it was captured.
+        region: The operations of the call, those of the calls inside it among them, in the order of the graph. Other operations may stand
+            between them.
+        outputs: The tensors that come out of the call, in the order of its output; some may be inputs passed through.
+        parent: The layer call inside which this one happens.
+        complete: Whether the call also ends in this graph. One that does not has neither region nor outputs.
     """
 
     site: CallSite
     index: int
-    enter: fx.Node
-    leave: fx.Node | None
-    region: tuple[fx.Node, ...]
-    parent: LayerCall | None
+    graph: fx.Graph
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Any] = field(default_factory=dict)
+    region: tuple[fx.Node, ...] = ()
+    outputs: tuple[fx.Node, ...] = ()
+    parent: LayerCall | None = None
+    complete: bool = True
 
     @property
     def key(self) -> str:
@@ -83,19 +72,22 @@ class LayerCall:
         return f"{self.site.path}#{self.index}"
 
     @property
-    def args(self) -> tuple[Any, ...]:
-        """Positional arguments, graph values as nodes."""
-        return self.enter.args[0]  # type: ignore[return-value]
+    def module(self) -> fx.GraphModule:
+        """The module whose graph has the call; constants that the region reads are its attributes."""
+        module: fx.GraphModule | None = self.graph.owning_module
+        if module is None:
+            raise ValueError(f"the graph of {self.key} is that of no module")
+        return module
 
     @property
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments, graph values as nodes."""
-        return self.enter.args[1]  # type: ignore[return-value]
+    def first(self) -> fx.Node:
+        """The first operation of the region, which has at least one."""
+        return self.region[0]
 
     @property
-    def layer_tensors(self) -> dict[str, Any]:
-        """The layer's parameters and buffers by their dotted names, and numbers that were dynamic when it was captured."""
-        return self.enter.args[2]  # type: ignore[return-value]
+    def last(self) -> fx.Node:
+        """The last operation of the region, which has at least one."""
+        return self.region[-1]
 
     @cached_property
     def inside(self) -> frozenset[fx.Node]:
@@ -103,26 +95,35 @@ class LayerCall:
         return frozenset(self.region)
 
     @cached_property
-    def operations(self) -> tuple[fx.Node, ...]:
-        """The region without the markers of the calls inside it."""
-        return tuple(node for node in self.region if not is_marker(node))
-
-    @cached_property
-    def outputs(self) -> tuple[fx.Node, ...]:
-        """The tensors that come out of the call, in the order of its output; some may be inputs passed through."""
-        return tuple(self.leave.args[0]) if self.leave is not None else ()  # type: ignore[arg-type]
+    def between(self) -> tuple[fx.Node, ...]:
+        """The nodes that stand between those of the region and are not of it, in the order of the graph before it is edited."""
+        found: list[fx.Node] = []
+        node = self.region[0] if self.region else None
+        for following in self.region[1:]:
+            node = node.next  # type: ignore[union-attr]
+            while node is not following:
+                found.append(node)
+                node = node.next
+        return tuple(found)
 
     @cached_property
     def marked_inputs(self) -> tuple[fx.Node, ...]:
         """The graph values among arguments and layer tensors, each once, in order of appearance."""
-        return tuple(dict.fromkeys(self.enter.all_input_nodes))
+        found: dict[fx.Node, None] = {}
+        fx.node.map_arg((self.args, self.kwargs, self.tensors), lambda node: found.setdefault(node))
+        return tuple(found)
 
     @cached_property
     def outside_values(self) -> tuple[fx.Node, ...]:
         """The graph values from outside that the region reads or the call hands through, each once, in order of appearance."""
         inside = self.inside
-        read = itertools.chain.from_iterable([node.all_input_nodes for node in self.operations])
+        read = itertools.chain.from_iterable([node.all_input_nodes for node in self.region])
         return tuple(dict.fromkeys([node for node in (*read, *self.outputs) if node not in inside]))
+
+    @property
+    def computed_outputs(self) -> tuple[fx.Node, ...]:
+        """The outputs that the region computes, each once."""
+        return tuple(dict.fromkeys([node for node in self.outputs if node in self.inside]))
 
     @property
     def node(self) -> str:
@@ -130,7 +131,7 @@ class LayerCall:
         return self.outputs[0].name if self.outputs else ""
 
     def ancestors(self) -> Iterator[LayerCall]:
-        """The annotated calls around this one, innermost first."""
+        """The layer calls around this one, innermost first."""
         call = self.parent
         while call is not None:
             yield call

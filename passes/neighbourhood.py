@@ -16,10 +16,11 @@ import torch
 from torch import fx
 
 from .effects import draws_random_numbers, is_operator, name_of, written_by
-from .layer_call import LayerCall, is_marker
+from .example_values import example
+from .layer_call import LayerCall
 from .plan import Replacement
 from .reference import structure_of
-from .region import example, external_inputs
+from .region import external_inputs
 
 LIMIT = 12
 """How many operations before a call, and how many after it, belong to its neighbourhood at most."""
@@ -60,7 +61,7 @@ class Neighbourhood:
     @property
     def structure(self) -> Hashable:
         """Equal for two neighbourhoods exactly if they compute the same function of their inputs; see `structure_of`."""
-        return structure_of((*self.before, *self.call.operations, *self.after), self.inputs, self.outputs), len(self.before)
+        return structure_of((*self.before, *self.call.region, *self.after), self.inputs, self.outputs), len(self.before)
 
     def graph(self, owner: fx.GraphModule, replacement: Replacement | None = None) -> fx.GraphModule:
         """Return it as a module from its inputs to a tuple of its outputs.
@@ -75,7 +76,7 @@ class Neighbourhood:
             copies[node] = graph.placeholder(f"input_{number}")  # a name of the model's would tell equal neighbourhoods apart
         _copy(graph, self.before, copies)
         if replacement is None:
-            _copy(graph, self.call.operations, copies)
+            _copy(graph, self.call.region, copies)
         else:
             _put(graph, replacement, self.call, copies)
         _copy(graph, self.after, copies)
@@ -97,7 +98,7 @@ class Neighbours:
         """Return the neighbourhood of a call whose region is replaceable."""
         before = self._before(call)
         after = self._after(call, before)
-        operations = (*before, *call.operations, *after)
+        operations = (*before, *call.region, *after)
         inside = frozenset(operations)
         read = (*external_inputs(call), *(node for op in (*before, *after) for node in op.all_input_nodes))
         inputs = tuple(dict.fromkeys(node for node in read if node not in inside))
@@ -157,7 +158,7 @@ class Neighbours:
 
 def may_be_fused(node: fx.Node) -> bool:
     """Whether a node is an operation that a compiler may put into one loop with others: no matrix product, nothing that writes or draws."""
-    if node.op not in ("call_function", "call_method") or is_marker(node) or not _has_tensors(node):
+    if node.op not in ("call_function", "call_method") or not _has_tensors(node):
         return False
     if is_operator(node.target):
         name = str(getattr(node.target, "_schema", node.target)).partition("(")[0].rpartition("::")[2].partition(".")[0]
@@ -216,7 +217,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_used_outside(node: fx.Node, inside: frozenset[fx.Node]) -> bool:
-    return any(user not in inside and not is_marker(user) for user in node.users)
+    return any(user not in inside for user in node.users)
 
 
 def _copy(graph: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import fx
 
+from .conflict import RewrittenCalls
 from .gate import Candidate, Gate
 from .layer_call import LayerCall
 from .miss import Miss
@@ -80,15 +81,22 @@ class Plan:
         return tuple(entry for entry in self.entries if entry[1].status == "rewritten")
 
 
-def plan_rewrites(calls: Iterable[LayerCall], decide: Callable[[LayerCall], Decision]) -> Plan:
+DecideCall = Callable[[LayerCall, Miss | None], Decision]
+"""Decides one call by itself. The miss says why its region cannot be replaced beside the calls that are rewritten already, if it cannot."""
+
+
+def plan_rewrites(calls: Iterable[LayerCall], decide: DecideCall) -> Plan:
     """Return a plan in which the outermost call that `decide` rewrites covers the calls inside it.
 
+    Of calls that cannot both be rewritten the one that begins first is; the other one misses with ``conflict``.
+
     Args:
-        calls: All layer calls of one graph, in any order.
-        decide: Decides one call by itself; asked only for calls that are not covered, an outer call before the calls inside it.
+        calls: All layer calls of some graphs, in any order.
+        decide: Asked only for calls that are not covered, an outer call before the calls inside it, and earlier calls before later ones.
     """
     calls = tuple(calls)
     decisions: dict[LayerCall, Decision] = {}
+    rewritten = RewrittenCalls()
 
     def decided(call: LayerCall) -> Decision:
         if call in decisions:
@@ -97,11 +105,23 @@ def plan_rewrites(calls: Iterable[LayerCall], decide: Callable[[LayerCall], Deci
         if around is not None and around.status in ("rewritten", "covered"):
             decision = _covered_by(next(c for c in call.ancestors() if decisions[c].status == "rewritten"))
         else:
-            decision = decide(call)
+            decision = decide(call, rewritten.conflict(call))
+            if decision.status == "rewritten":
+                rewritten.add(call)
         decisions[call] = decision
         return decision
 
-    return Plan(tuple((call, decided(call)) for call in calls))
+    for call in _earliest_first(calls):
+        decided(call)
+    return Plan(tuple((call, decisions[call]) for call in calls))
+
+
+def _earliest_first(calls: tuple[LayerCall, ...]) -> list[LayerCall]:
+    """The calls graph by graph, in the order of their first operations; of two with the same one the larger, of equal ones the given."""
+    graphs = {graph: number for number, graph in enumerate(dict.fromkeys(call.graph for call in calls))}
+    located = [call for call in calls if call.region]
+    located.sort(key=lambda call: (graphs[call.graph], call.first, -len(call.region)))
+    return [*located, *(call for call in calls if not call.region)]
 
 
 def _covered_by(call: LayerCall) -> Decision:

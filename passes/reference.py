@@ -24,7 +24,7 @@ def reference_of(call: LayerCall, owner: fx.GraphModule) -> fx.GraphModule:
     for node in external_inputs(call):
         copies[node] = graph.placeholder(node.name)
         copies[node].meta = {key: value for key, value in node.meta.items() if key == "example_value"}
-    for node in call.operations:
+    for node in call.region:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in call.outputs))
     return fx.GraphModule(owner, graph, class_name="Reference")
@@ -36,7 +36,7 @@ def structure(call: LayerCall) -> Hashable:
     Regions of identical layers share one reference this way. A region that reads a constant of its graph equals no other, and neither does
     one with an argument of an unknown type. The value refers to no graph, so it can be kept longer than one.
     """
-    return structure_of(call.operations, external_inputs(call), call.outputs)
+    return structure_of(call.region, external_inputs(call), call.outputs)
 
 
 def structure_of(operations: Iterable[fx.Node], inputs: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> Hashable:
@@ -47,7 +47,7 @@ def structure_of(operations: Iterable[fx.Node], inputs: Iterable[fx.Node], outpu
 def form(call: LayerCall) -> Hashable:
     """Return a value that is equal for two calls exactly if, besides their `structure`, they mark the same inputs in the same places."""
     values = _numbered(external_inputs(call))
-    return _key(call.enter.args, values), _structure(call.operations, values, call.outputs)
+    return _key((call.args, call.kwargs, call.tensors), values), _structure(call.region, values, call.outputs)
 
 
 def _numbered(inputs: Iterable[fx.Node]) -> dict[fx.Node, Hashable]:

@@ -14,23 +14,15 @@ import torch
 from torch import fx
 
 from .effects import draws_random_numbers, written_by
+from .example_values import example, storage_of
 from .layer_call import LayerCall
 from .miss import Miss
-
-
-def example(node: fx.Node) -> Any:
-    """The fake value that capture computed for the node, or None."""
-    return node.meta.get("example_value")
-
-
-def storage_of(tensor: torch.Tensor) -> int:
-    """A number that two fake tensors of one graph have in common exactly if one is a view of the other, or both of a third."""
-    return int(tensor.untyped_storage()._cdata)
+from .placement import is_convex, stays_the_same_in_one_place
 
 
 def ends_in_this_graph(call: LayerCall) -> Miss | None:
-    """Both markers must be in one graph."""
-    if call.leave is not None:
+    """The whole call must be in one graph."""
+    if call.complete:
         return None
     return Miss("graph_break", "the call begins in this graph and ends in another one")
 
@@ -41,7 +33,7 @@ def mutates_nothing_outside(call: LayerCall) -> Miss | None:
     for node in _computing(call):
         for target in written_by(node):
             if outside is None:
-                outside = _storages((*call.outside_values, *(node for node in call.operations if node.op == "get_attr")))
+                outside = _storages((*call.outside_values, *(node for node in call.region if node.op == "get_attr")))
             value = example(target)
             if not isinstance(value, torch.Tensor) or storage_of(value) in outside:
                 return Miss(
@@ -61,11 +53,11 @@ def draws_no_random_numbers(call: LayerCall) -> Miss | None:
 def escapes_only_as_output(call: LayerCall) -> Miss | None:
     """No value of the region may be used outside, except the call's output."""
     inside, outputs = call.inside, frozenset(call.outputs)
-    for node in call.operations:
+    for node in call.region:
         if node in outputs:
             continue
         for user in node.users:
-            if user not in inside:  # also if it is a marker of another call, whose kernel would take the value as an argument
+            if user not in inside:
                 return Miss(
                     "escape", "{node} is computed inside the call and used outside by {user}", {"node": node.name, "user": user.name}
                 )
@@ -74,7 +66,7 @@ def escapes_only_as_output(call: LayerCall) -> Miss | None:
 
 def returns_a_new_tensor(call: LayerCall) -> Miss | None:
     """The output must be computed by the region; an output that shares memory with an input would stop doing so."""
-    computed = [node for node in call.outputs if node in call.inside]
+    computed = call.computed_outputs
     if not computed:
         return Miss("output_metadata", "the call returns no tensor that it computed")
     outside: set[int] | None = None
@@ -113,6 +105,8 @@ GATES: tuple[Callable[[LayerCall], Miss | None], ...] = (
     escapes_only_as_output,
     returns_a_new_tensor,
     reads_only_what_is_marked,
+    is_convex,
+    stays_the_same_in_one_place,
 )
 """The region's gates, in the order in which they are asked."""
 
@@ -145,7 +139,7 @@ def external_inputs(call: LayerCall) -> tuple[fx.Node, ...]:
 
 def _computing(call: LayerCall) -> Iterator[fx.Node]:
     """The region's operations, and those of graphs nested in it (bodies of higher-order operators such as checkpointing)."""
-    pending: list[Iterable[fx.Node]] = [call.operations]
+    pending: list[Iterable[fx.Node]] = [call.region]
     while pending:
         for node in pending.pop():
             if node.op in ("call_function", "call_method"):

@@ -1,107 +1,56 @@
-"""Carry out a plan: the only place that edits a graph."""
+"""Carry out a plan: the only place that puts kernels into a graph."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import fx
 
-from .layer_call import LayerCall, is_marker
+from .layer_call import LayerCall
+from .placement import placement_of
 from .plan import Plan, Replacement
 
-Listener = Callable[["RewriteRecord"], None]
 
-
-@dataclass(frozen=True, slots=True)
-class RewriteRecord:
-    """What one rewrite did to the graph.
-
-    Args:
-        key: The layer call, e.g. ``model.layers.3.norm#0``.
-        before: Names of the nodes that were taken out, in order.
-        after: Names of the nodes that were put in, in order.
-    """
-
-    key: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RewriteCalls:
+def rewrite(plan: Plan) -> None:
     """Put each planned replacement in the place of its region.
 
-    Requires a complete plan for this graph. Ensures that a new node has the name, the module stack, the stack trace and the example value
-    of the output that it takes over, and that nothing outside the regions has changed.
-    """
-
-    name: ClassVar[str] = "rewrite-calls"
-
-    def __call__(self, graph: fx.Graph, plan: Plan) -> tuple[RewriteRecord, ...]:
-        return tuple(_replace(graph, call, decision.replacement) for call, decision in plan.rewrites if decision.replacement is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class EraseMarkers:
-    """Give every call that was not rewritten back the graph it came from.
-
-    Requires that the plan's rewrites are done. Ensures that no marker is left and that no other node has changed.
-    """
-
-    name: ClassVar[str] = "erase-markers"
-
-    def __call__(self, graph: fx.Graph, plan: Plan) -> tuple[RewriteRecord, ...]:
-        for node in reversed(graph.nodes):
-            if is_marker(node):
-                graph.erase_node(node)
-        return ()
-
-
-PIPELINE = (RewriteCalls(), EraseMarkers())
-"""What `rewrite` runs, in order."""
-
-
-def rewrite(graph: fx.Graph, plan: Plan, listener: Listener | None = None) -> tuple[RewriteRecord, ...]:
-    """Edit the graph as planned and return what was done, in order.
+    A new node has the name, the module stack, the stack trace and the example value of the output that it takes over. Nothing outside the
+    regions changes, but that operations may move behind a kernel whose outputs they use.
 
     Args:
-        graph: The graph whose calls the plan was made for.
-        plan: Its complete plan.
-        listener: Called with each record.
+        plan: A complete plan for graphs that have not been edited since.
     """
-    records = tuple(record for step in PIPELINE for record in step(graph, plan))
-    for record in records if listener is not None else ():
-        listener(record)  # type: ignore[misc]
-    return records
+    for call, decision in plan.rewrites:
+        if decision.replacement is not None:
+            _replace(call, decision.replacement)
 
 
-def _replace(graph: fx.Graph, call: LayerCall, replacement: Replacement) -> RewriteRecord:
+def _replace(call: LayerCall, replacement: Replacement) -> None:
     """Turn the nodes of the outputs into the kernel's call, or into reads of its results, and take out the rest of the region.
 
     So they keep name, metadata and users, and whoever has one in hand (a replacement of a later call) has the right one.
     """
-    assert call.leave is not None  # a gate of every plan: a call without an end is never rewritten
-    computed = {node: position for position, node in enumerate(call.outputs) if node in call.inside}
-    before = tuple(node.name for node in call.operations)
+    placement, computed = placement_of(call), call.computed_outputs
     if len(call.outputs) == 1:
         (kernel,) = computed
         _become(kernel, replacement.target, replacement.inputs)
+        if placement.after is not None:
+            placement.after.append(kernel)
     else:
-        with graph.inserting_before(call.enter):
-            kernel = graph.call_function(replacement.target, replacement.inputs)
-        first = next(iter(computed))
-        kernel.meta = {**first.meta, "example_value": tuple(node.meta.get("example_value") for node in call.outputs)}
-        for node, position in computed.items():
-            _become(node, operator.getitem, (kernel, position))
-    graph.erase_node(call.leave)
+        with call.graph.inserting_before(call.first) if placement.after is None else call.graph.inserting_after(placement.after):
+            kernel = call.graph.call_function(replacement.target, replacement.inputs)
+        kernel.meta = {**computed[0].meta, "example_value": tuple(node.meta.get("example_value") for node in call.outputs)}
+        for node in computed:
+            _become(node, operator.getitem, (kernel, call.outputs.index(node)))
+    behind = kernel
+    for node in (*[node for node in computed if node < kernel], *placement.moved):
+        behind.append(node)
+        behind = node
     for node in reversed(call.region):
         if node not in computed:
-            graph.erase_node(node)
-    graph.erase_node(call.enter)
-    return RewriteRecord(call.key, before, tuple(dict.fromkeys((kernel.name, *(node.name for node in computed)))))
+            call.graph.erase_node(node)
 
 
 def _become(node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -21,13 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.node import map_arg
 
-from fxkernels.passes.find import find_layer_calls
-from fxkernels.passes.layer_call import SITE, CallSite, LayerCall, enter, is_marker, leave
+from fxkernels.passes.layer_call import CallSite, LayerCall
+from fxkernels.passes.markers import SITE, enter, erase_markers, find_marked_calls, leave
 from fxkernels.passes.miss import Miss
-from fxkernels.passes.plan import Decision, Replacement, plan_rewrites
+from fxkernels.passes.plan import Decision, Plan, Replacement, plan_rewrites
 from fxkernels.passes.reference import reference_of
 from fxkernels.passes.region import external_inputs, why_not_replaceable
-from fxkernels.passes.rewrite import RewriteRecord, rewrite
+from fxkernels.passes.rewrite import rewrite
 
 
 class OpenLayer:
@@ -154,9 +154,16 @@ def then(node: fx.Node, _: fx.Node) -> fx.Node:
     return node
 
 
+def calls_of(graph: fx.Graph) -> tuple[LayerCall, ...]:
+    """Return the layer calls of a graph, and erase the markers that were around them."""
+    calls = find_marked_calls(graph)
+    erase_markers(graph)
+    return calls
+
+
 def only_call(graph: fx.Graph) -> LayerCall:
     """Return the one layer call of a graph."""
-    (call,) = find_layer_calls(graph)
+    (call,) = calls_of(graph)
     return call
 
 
@@ -178,26 +185,35 @@ def replaced(call: LayerCall, owner: fx.GraphModule) -> Decision:
     return Decision("rewritten", replacement=Replacement(RunsReference(call, owner), external_inputs(call)))
 
 
-def kept(call: LayerCall) -> Decision:
+def kept(call: LayerCall, conflict: Miss | None = None) -> Decision:
     """The decision to leave a call alone."""
     return Decision("excluded")
 
 
-def rewrite_calls(module: fx.GraphModule, *paths: str) -> tuple[RewriteRecord, ...]:
+def rewrite_calls(module: fx.GraphModule, *paths: str) -> Plan:
     """Rewrite the calls of these paths in a module, and erase all markers."""
-    plan = plan_rewrites(find_layer_calls(module.graph), lambda call: replaced(call, module) if call.site.path in paths else kept(call))
-    records = rewrite(module.graph, plan)
+
+    def decide(call: LayerCall, conflict: Miss | None) -> Decision:
+        return replaced(call, module) if call.site.path in paths and conflict is None else kept(call)
+
+    plan = plan_rewrites(calls_of(module.graph), decide)
+    rewrite(plan)
     module.graph.lint()
     module.recompile()
-    return records
+    return plan
 
 
 def computing(graph: fx.Graph) -> list[str]:
     """Names of the nodes that compute something, in order."""
-    return [node.name for node in graph.nodes if node.op not in ("placeholder", "output") and not is_marker(node)]
+    return [node.name for node in graph.nodes if node.op not in ("placeholder", "output") and node.target not in (enter, leave)]
 
 
 def named(graph: fx.Graph, name: str) -> fx.Node:
     """Return the node of this name."""
     (node,) = (node for node in graph.nodes if node.name == name)
     return node
+
+
+def call_of(graph: fx.Graph, path: str, args: tuple[fx.Node, ...], region: tuple[fx.Node, ...], *outputs: fx.Node) -> LayerCall:
+    """Return a layer call that no marker surrounds, as a pattern finds it."""
+    return LayerCall(CallSite(path, "Layer", "Layer"), 0, graph, args, region=region, outputs=outputs)

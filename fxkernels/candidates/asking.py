@@ -19,10 +19,11 @@ from ..kernels.lowering.case import Case
 from ..kernels.lowering.choose import Chosen, choose
 from ..kernels.origin import LayerOrigin
 from ..mapping import Repository
+from ..passes.example_values import example
 from ..passes.gate import Candidate, Gate, Outcome
 from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
-from ..passes.region import example, external_inputs
+from ..passes.region import external_inputs
 from ..target import Target
 from .call_gates import cannot_be_an_input, is_training, supports_mode
 from .memory import Chooser, Shown

@@ -12,9 +12,9 @@ from ..kernels.lowering.lowering import Backward
 from ..kernels.origin import LayerOrigin
 from ..mapping import KernelMapping
 from ..mode import Mode
+from ..passes.example_values import example
 from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
-from ..passes.region import example
 from ..target import Target
 from .request import Request
 

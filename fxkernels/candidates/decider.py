@@ -18,13 +18,14 @@ from ..kernels.lowering.names import digest
 from ..kernels.lowering.opaque import without_metadata
 from ..kernels.origin import LayerOrigin
 from ..passes.alias import Memory
+from ..passes.example_values import example
 from ..passes.gate import Candidate, Gate
 from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
 from ..passes.neighbourhood import Neighbourhood, Neighbours
 from ..passes.plan import Decision, Replacement
 from ..passes.reference import form, reference_of
-from ..passes.region import example, external_inputs, only_computes, why_not_replaceable
+from ..passes.region import external_inputs, only_computes, why_not_replaceable
 from ..report.operation import Described, Operation
 from ..report.operations_of import Description
 from .asking import Answer, Asking, asked
@@ -53,10 +54,17 @@ class _Verdict:
 
 @dataclass
 class Decider:
-    """Decides the layer calls of one captured graph. Calls of the same form are decided once; so the thirty-second norm costs little."""
+    """Decides the layer calls of one captured graph. Calls of the same form are decided once; so the thirty-second norm costs little.
+
+    Args:
+        chooser: What is known of kernels.
+        request: What is asked for.
+        calls: All layer calls of the graph and of those nested in it.
+    """
 
     chooser: Chooser
     request: Request
+    calls: tuple[LayerCall, ...]
     _only_computes: dict[Hashable, bool] = field(default_factory=dict)
     _verdicts: dict[Hashable, _Verdict] = field(default_factory=dict)
     _memories: dict[fx.Graph, Memory] = field(default_factory=dict)
@@ -69,12 +77,12 @@ class Decider:
         plan = self.request.plan
         self._planned = Planned(plan, self.request.inner, self.chooser.misfit) if plan is not None else None
 
-    def decide(self, call: LayerCall, owner: fx.GraphModule) -> Decision:
+    def decide(self, call: LayerCall, conflict: Miss | None = None) -> Decision:
         """Return the decision for one call, by itself.
 
         Args:
             call: The call.
-            owner: The module whose graph it stands in.
+            conflict: Why its region cannot be replaced beside the calls that are rewritten already, if it cannot.
         """
         if (miss := is_excluded(call, self.request)) is not None:
             return Decision("excluded", (miss,), gates=(Gate("filter", "failed", miss),))
@@ -82,10 +90,10 @@ class Decider:
             return Decision("missed", (miss,), gates=(_WANTED, Gate("annotation", "failed", miss)))
         if (miss := is_not_mapped(call, self.request.mapping)) is not None:
             return Decision("missed", (miss,), gates=(_WANTED, _ANNOTATED, Gate("mapping", "failed", miss)))
-        key = form(call) if call.leave is not None else None
+        key = form(call) if call.complete else None
         if key not in self._only_computes:
             self._only_computes[key] = only_computes(call)
-        if (miss := why_not_replaceable(call, only_computes=self._only_computes[key])) is not None:
+        if (miss := conflict or why_not_replaceable(call, only_computes=self._only_computes[key])) is not None:
             gates = (_WANTED, _ANNOTATED, Gate("region", "failed", miss))
             return Decision("missed", (miss,), gates=gates, described=self._of_irreplaceable(call, key))
         origin: LayerOrigin = call.site.origin
@@ -99,12 +107,12 @@ class Decider:
         )
         verdict = self._verdicts.get(full_key)
         if verdict is None:
-            verdict = self._verdicts[full_key] = self._judge(call, owner, full_key, autocast)
+            verdict = self._verdicts[full_key] = self._judge(call, full_key, autocast)
         if verdict.taken is not None and self.request.measures(device_of_call(call)):
-            verdict = self._weighed(verdict, call, owner, full_key, autocast)
+            verdict = self._weighed(verdict, call, full_key, autocast)
         return self._decision(verdict, call, inputs)
 
-    def _weighed(self, verdict: _Verdict, call: LayerCall, owner: fx.GraphModule, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
+    def _weighed(self, verdict: _Verdict, call: LayerCall, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
         """The verdict on calls that also have neighbours of one form: of the kernels that fit, the one that is worth it is taken."""
         around = self._around(call)
         full_key = (key, around.structure, tuple([_metadata(example(node)) for node in around.inputs]))
@@ -115,15 +123,14 @@ class Decider:
                 cloned = self._cloned(answer, call, inputs)
                 return Replacement(self._kernel_call(answer, verdict.reference, call, cloned), inputs)
 
-            answers = Weighing(verdict.answers, around, owner, replacement_of, autocast).weighed(self.request, self.chooser.budget)
+            answers = Weighing(verdict.answers, around, call.module, replacement_of, autocast).weighed(self.request, self.chooser.budget)
             self._verdicts[full_key] = _concluded(verdict.gates, answers, verdict.reference)
         return self._verdicts[full_key]
 
     def _around(self, call: LayerCall) -> Neighbourhood:
-        graph = call.enter.graph
-        if graph not in self._neighbours:
-            self._neighbours[graph] = Neighbours(graph)
-        return self._neighbours[graph].of(call)
+        if call.graph not in self._neighbours:
+            self._neighbours[call.graph] = Neighbours(call.graph)
+        return self._neighbours[call.graph].of(call)
 
     def _decision(self, verdict: _Verdict, call: LayerCall, inputs: tuple[fx.Node, ...]) -> Decision:
         taken, gates, candidates = verdict.taken, verdict.gates, verdict.candidates
@@ -172,19 +179,18 @@ class Decider:
 
     def _is_seen(self, value: fx.Node, call: LayerCall) -> bool:
         """Whether somebody would notice that the kernel overwrites the value."""
-        graph = call.enter.graph
-        if graph not in self._memories:
-            self._memories[graph] = Memory(graph)
-        return self._memories[graph].witness(value, call) is not None
+        if call.graph not in self._memories:
+            self._memories[call.graph] = Memory(call.graph, [each for each in self.calls if each.graph is call.graph])
+        return self._memories[call.graph].witness(value, call) is not None
 
     def _autocast_at(self, call: LayerCall) -> torch.dtype | None:
-        graph, device = call.enter.graph, device_of_call(call)
-        if graph not in self._sets_autocast:
-            self._sets_autocast[graph] = has_regions(graph)
-        return dtype_at(call.enter, device) if self._sets_autocast[graph] else current_dtype(device)
+        device = device_of_call(call)
+        if call.graph not in self._sets_autocast:
+            self._sets_autocast[call.graph] = has_regions(call.graph)
+        return dtype_at(call.first, device) if self._sets_autocast[call.graph] else current_dtype(device)
 
     def _of_irreplaceable(self, call: LayerCall, key: Hashable) -> Described | None:
-        if call.leave is None:
+        if not call.complete:
             return None
         full_key = (key, _values(call, external_inputs(call)))
         if full_key not in self._irreplaceable:
@@ -192,7 +198,7 @@ class Decider:
             self._irreplaceable[full_key] = Described(description.inputs, description.before)
         return self._irreplaceable[full_key]
 
-    def _judge(self, call: LayerCall, owner: fx.GraphModule, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
+    def _judge(self, call: LayerCall, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
         """Ask the last gates of the call, then its candidates until one passes."""
         gates: tuple[Gate, ...] = (_WANTED, _ANNOTATED, _REPLACEABLE)
         device = device_of_call(call)
@@ -206,7 +212,7 @@ class Decider:
         if isinstance(entries, Miss):
             return _missed(gates, "mapping", entries)
         gates = (*gates, Gate("mapping"))
-        reference = reference_of(call, owner)
+        reference = reference_of(call, call.module)
         asking = Asking(
             self.chooser, self.request, call, target, key, lambda kernel, bound: _case(kernel, bound, call, reference, autocast)
         )

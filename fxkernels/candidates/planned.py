@@ -9,10 +9,10 @@ import torch
 
 from ..kernels.lowering.names import state_of
 from ..mapping import Repository
+from ..passes.example_values import example
 from ..passes.gate import Candidate, Gate
 from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
-from ..passes.region import example
 from ..report.operations_of import Description
 from ..selection import Inner
 from ..selection.tuned_plan import PlannedCalls, TunedPlan

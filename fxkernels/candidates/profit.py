@@ -11,11 +11,11 @@ from torch import fx
 
 from ..admission.request import TensorSpec, sizes_now, specs_of
 from ..kernels.lowering.names import digest, is_stable, state_of, text_of_state, text_of_value
+from ..passes.example_values import example
 from ..passes.gate import Gate
 from ..passes.miss import Miss
 from ..passes.neighbourhood import Neighbourhood
 from ..passes.plan import Replacement
-from ..passes.region import example
 from ..selection import Budget, Contest, Measured, known, measure
 from .asking import Answer
 from .request import Request
@@ -92,7 +92,7 @@ class Weighing:
         sizes = sizes_now(values)
         if sizes is None:
             return "a size of its inputs is known only when it runs"
-        of_layer = frozenset(around.call.layer_tensors.values())
+        of_layer = frozenset(around.call.tensors.values())
         places = frozenset(position for position, node in enumerate(around.inputs) if node in of_layer)
         inputs = specs_of(values, sizes, places, self._gradient)
 

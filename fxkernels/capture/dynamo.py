@@ -11,7 +11,6 @@ import functools
 import inspect
 import re
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any, Protocol
@@ -22,7 +21,8 @@ from torch.compiler import is_exporting
 from ..annotate import annotated_forward, condition_of, layer_name_of
 from ..kernels.origin import LayerOrigin
 from ..kernels.stand_in import LayerState
-from ..passes.layer_call import SITE, CallSite, enter, leave
+from ..passes.layer_call import CallSite
+from ..passes.markers import SITE, enter, leave
 from . import _torch
 from .annotated_functions import wrapped_function
 from .call_gate import KERNELIZED
@@ -361,10 +361,3 @@ def _location(function: FunctionType) -> str:
 def install() -> None:
     """Have Dynamo tell us of calls, once per process. Other backends see nothing of it."""
     _torch.install(Brackets())
-
-
-def walk_graphs(gm: fx.GraphModule) -> Iterator[fx.GraphModule]:
-    """Yield the captured graph and the graphs nested in it (bodies of higher-order operators such as checkpointing)."""
-    for module in gm.modules():
-        if isinstance(module, fx.GraphModule):
-            yield module

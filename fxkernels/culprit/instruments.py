@@ -13,10 +13,10 @@ from ..backend import HubKernels
 from ..capture import _torch
 from ..capture.call_gate import KERNELIZED
 from ..capture.clone import clone_module
-from ..capture.dynamo import walk_graphs
 from ..kernelized import Kernelized
 from ..kernels.call import KernelCall
 from ..options import Options
+from ..passes.pipeline import graph_modules
 from ..symbolic import SYMBOLIC_OPTIONS
 from ..target import Target
 from ..transform import kernelize, original
@@ -68,7 +68,7 @@ def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., An
         backend.paths.put(module, path)
 
     def run(gm: fx.GraphModule) -> Callable[..., Any]:
-        for owner in walk_graphs(gm):
+        for owner in graph_modules(gm):
             for node in owner.graph.nodes:
                 if isinstance(node.target, KernelCall):
                     node.target = _InPlaceOf(node.target, instrument)

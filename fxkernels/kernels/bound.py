@@ -47,12 +47,12 @@ class Bound:
         args, kwargs = kernel_arguments(forward_signature(kernel.cls), origin.signature, call.args, call.kwargs)
         state = origin.state or LayerState(kernel.cls)
         build = stand_in(state, bool(call.site.training))
-        values = _slots(tuple(call.layer_tensors.values()), positions)
+        values = _slots(tuple(call.tensors.values()), positions)
 
         def build_self(inputs: Sequence[Any]) -> Any:
             return build([inputs[value.position] if type(value) is Slot else value for value in values])
 
-        tensors = dict(zip(call.layer_tensors, values, strict=True))
+        tensors = dict(zip(call.tensors, values, strict=True))
         return Bound(_slots(args, positions), _slots(kwargs, positions), build_self, tensors, state, bool(call.site.training))
 
     def kernel_call(

@@ -20,8 +20,9 @@ from ..kernels.bound import Bound
 from ..kernels.call import Slot
 from ..kernels.layer import KernelIdentity
 from ..kernels.origin import LayerOrigin
+from ..passes.example_values import example
 from ..passes.layer_call import LayerCall
-from ..passes.region import example, external_inputs
+from ..passes.region import external_inputs
 from .operation import Operation
 from .spelling import Symbols, code_of, is_assignment, spelled, spelled_value
 
@@ -58,7 +59,7 @@ class Description:
         for node in self._inputs:
             value = example(node)
             self._name(node, str(self._symbols.size(value)) if isinstance(value, torch.SymInt) else _NUMBERS.sub("", node.name))
-        self._computed = tuple(dict.fromkeys(node for node in call.outputs if node in call.inside))
+        self._computed = call.computed_outputs
         for number, node in enumerate(self._computed):  # their nodes have the names of the caller's variables
             self._name(node, "output" if len(self._computed) == 1 else f"output_{number}")
 
@@ -71,7 +72,7 @@ class Description:
     @property
     def before(self) -> tuple[Operation, ...]:
         """What the region does, one operation for each node; those of the annotated calls inside it are among them."""
-        nodes = [node for node in self._call.operations if getattr(node.target, "__name__", "") not in _SILENT]
+        nodes = [node for node in self._call.region if getattr(node.target, "__name__", "") not in _SILENT]
         for node in nodes:
             self._name(node, _NUMBERS.sub("", node.name))
         return tuple([self._operation(node) for node in nodes])
@@ -120,7 +121,7 @@ def _signature_names(call: LayerCall) -> Iterator[tuple[str, fx.Node]]:
         return
     for name, value in _arguments(origin, call):
         yield from _leaves(name, value)
-    for name, value in call.layer_tensors.items():
+    for name, value in call.tensors.items():
         yield from _leaves(f"self.{name}", value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import reduce
 
@@ -27,6 +28,9 @@ def reads_of(module: fx.GraphModule, calls: Iterable[LayerCall]) -> dict[str, tu
     return {call.key: tuple([calls[n].key for n in _numbers(reads)]) for call, reads in zip(calls, walk.reads, strict=True)}
 
 
+_NOTHING: dict[fx.Node, int] = {}
+
+
 class _Walk:
     """One walk over the nodes. A set of calls is an integer with one bit for each, so that merging two costs little."""
 
@@ -34,37 +38,54 @@ class _Walk:
         self.reads = [0] * len(calls)
         self._calls = calls
         self._before = [0] * len(calls)
-        self._marked = {marker: number for number, call in enumerate(calls) for marker in (call.enter, call.leave)}
+        self._begins: defaultdict[fx.Node, list[int]] = defaultdict(list)
+        self._gives: defaultdict[fx.Node, dict[fx.Node, int]] = defaultdict(dict)
+        self._empty: defaultdict[fx.Graph, list[int]] = defaultdict(list)
         self._merged: dict[int, int] = {}
+        for number, call in reversed([*enumerate(calls)]):  # inner calls, which end first, before those around them
+            if not call.region:
+                self._empty[call.graph].append(number)
+            # Where other operations stand between those of a call, its inputs may come late, and its outputs be read early.
+            elif call.between:
+                self._begins[call.last].insert(0, number)
+                for output in call.computed_outputs:
+                    self._gives[output][output] = number
+            else:
+                self._begins[call.first].insert(0, number)
+                self._gives[call.last].update(dict.fromkeys(call.computed_outputs, number))
+        self._held = {node for call in calls for node in (*call.marked_inputs, *call.outputs)}
 
     def visit(self, graph: fx.Graph, given: int) -> int:
         """Walk over a graph whose inputs these calls have reached; return those that reach its output."""
         reached: dict[fx.Node, int] = {}
         sources = 0
+        nested = graph.owning_module is not None and any(isinstance(each, fx.GraphModule) for each in graph.owning_module.children())
         for node in graph.nodes:
-            sources = self._nearest(reduce(operator.or_, [reached[value] for value in node.all_input_nodes], 0))
-            number = self._marked.get(node)
-            if number is not None:
-                self._pass_marker(node, number, sources, reached)
-            elif node.op == "placeholder":
+            for number in self._begins.get(node, ()):
+                self._read(number, reached)
+            sources = 0
+            for value in node.all_input_nodes:
+                sources |= reached[value]
+            sources = self._nearest(sources)
+            if node.op == "placeholder":
                 sources = given
-            elif node.op == "call_function":
+            elif nested and node.op == "call_function":
                 for body in _bodies(node):
                     sources = self._nearest(sources | self.visit(body.graph, sources))
-            if not node.users and number is None and node.args and isinstance(node.args[0], fx.Node):
+            if not node.users and node not in self._held and node.args and isinstance(node.args[0], fx.Node):
                 reached[node.args[0]] = sources  # it is there for its effect: `cache[...] = key`
             reached[node] = sources
+            for output, number in self._gives.get(node, _NOTHING).items():
+                reached[output] = 1 << number
+        for number in reversed(self._empty.get(graph, ())):
+            self._read(number, reached)
         return sources
 
-    def _pass_marker(self, node: fx.Node, number: int, sources: int, reached: dict[fx.Node, int]) -> None:
+    def _read(self, number: int, reached: dict[fx.Node, int]) -> None:
         call = self._calls[number]
-        if node is call.enter:
-            if not call.site.arguments_known:
-                sources = self._nearest(reduce(operator.or_, [reached[value] for value in call.outside_values], 0))
-            self.reads[number] = sources
-            self._before[number] = reduce(operator.or_, [self._before[n] for n in _numbers(sources)], sources)
-        else:
-            reached.update((output, 1 << number) for output in call.outputs if output in call.inside)
+        values = call.marked_inputs if call.site.arguments_known else call.outside_values
+        self.reads[number] = sources = self._nearest(reduce(operator.or_, [reached.get(value, 0) for value in values], 0))
+        self._before[number] = reduce(operator.or_, [self._before[n] for n in _numbers(sources)], sources)
 
     def _nearest(self, sources: int) -> int:
         """Without the calls that come before another one of them."""

@@ -8,17 +8,16 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import GraphBuilder, then
+from graphs import GraphBuilder, calls_of, then
 from kernel_repositories import repository
 from layers import Norm
 from torch import fx, nn
 
 from fxkernels import hubkernels
 from fxkernels.backend import HubKernels
-from fxkernels.capture import dynamo
+from fxkernels.candidates import Decider
 from fxkernels.passes.alias import Memory
-from fxkernels.passes.find import find_layer_calls
-from fxkernels.passes.plan import Plan
+from fxkernels.passes.layer_call import LayerCall
 
 Build = GraphBuilder
 Before = Callable[[Build, fx.Node], fx.Node]
@@ -34,7 +33,8 @@ def sees(before: Before, after: After = lambda b, q: (), *, requires_grad: bool 
         layer.returns(build(torch.neg, build(torch.detach, q)))
     returned = after(build, q)
     graph = build.finish(layer.output, *(returned if isinstance(returned, tuple) else ()))
-    witness = Memory(graph).witness(q, find_layer_calls(graph)[0])
+    calls = calls_of(graph)
+    witness = Memory(graph, calls).witness(q, calls[0])
     return None if witness is None else str(witness)
 
 
@@ -159,9 +159,9 @@ def test_two_arguments_in_one_memory_see_each_other() -> None:
     with build.layer("layer", q, k, q) as layer:
         layer.returns(build(torch.neg, q))
     graph = build.finish(layer.output)
-    (call,) = find_layer_calls(graph)
-    assert str(Memory(graph).witness(k, call)) == "getitem_1 shares its memory with getitem, which is another argument of the call"
-    assert "another argument" in str(Memory(graph).witness(q, call))
+    (call,) = calls_of(graph)
+    assert str(Memory(graph, [call]).witness(k, call)) == "getitem_1 shares its memory with getitem, which is another argument of the call"
+    assert "another argument" in str(Memory(graph, [call]).witness(q, call))
 
 
 def test_one_value_given_twice_sees_itself() -> None:
@@ -170,8 +170,8 @@ def test_one_value_given_twice_sees_itself() -> None:
     with build.layer("layer", q, q) as layer:
         layer.returns(build(torch.neg, q))
     graph = build.finish(layer.output)
-    (call,) = find_layer_calls(graph)
-    assert str(Memory(graph).witness(q, call)) == "sin is another argument of the call"
+    (call,) = calls_of(graph)
+    assert str(Memory(graph, [call]).witness(q, call)) == "sin is another argument of the call"
 
 
 OVERLAPPING: dict[str, Before] = {
@@ -211,8 +211,8 @@ def test_the_gradient_of_the_call_itself_may_need_its_argument() -> None:
     with build.layer("layer", q, tensors={"weight": w}) as layer:
         layer.returns(build(torch.mul, q, w))
     graph = build.finish(layer.output)
-    (call,) = find_layer_calls(graph)
-    assert str(Memory(graph).witness(q, call)) == "sin may be needed for the gradient of the call"
+    (call,) = calls_of(graph)
+    assert str(Memory(graph, [call]).witness(q, call)) == "sin may be needed for the gradient of the call"
 
 
 # --- operations that nobody knows -------------------------------------------------------------------------------------------------------
@@ -250,12 +250,10 @@ class Watching(HubKernels):
 
     found: list[str]
 
-    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> list[Plan]:
-        for owner in dynamo.walk_graphs(gm):
-            memory = Memory(owner.graph)
-            for call in find_layer_calls(owner.graph):
-                self.found.append(f"{call.key}: {memory.witness(call.args[0], call)}")
-        return super().rewrite(gm, mode)
+    def decider(self, calls: tuple[LayerCall, ...], mode: str | None = None) -> Decider:
+        memories = {graph: Memory(graph, calls) for graph in dict.fromkeys(call.graph for call in calls)}
+        self.found += [f"{call.key}: {memories[call.graph].witness(call.args[0], call)}" for call in calls]
+        return super().decider(calls, mode)
 
 
 @pytest.fixture

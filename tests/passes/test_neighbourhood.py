@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import GraphBuilder
+from graphs import GraphBuilder, calls_of
 from torch import fx
 
-from fxkernels.passes.find import find_layer_calls
+from fxkernels.passes.example_values import example
 from fxkernels.passes.neighbourhood import LIMIT, Neighbours, is_store, may_be_fused
 from fxkernels.passes.plan import Replacement
-from fxkernels.passes.region import example, external_inputs
+from fxkernels.passes.region import external_inputs
 
 
 def names(nodes: tuple[fx.Node, ...]) -> list[str]:
@@ -23,7 +23,7 @@ def names(nodes: tuple[fx.Node, ...]) -> list[str]:
 
 
 def neighbours_of(graph: fx.Graph, number: int = 0) -> Any:
-    return Neighbours(graph).of(find_layer_calls(graph)[number])
+    return Neighbours(graph).of(calls_of(graph)[number])
 
 
 def norm(build: GraphBuilder, path: str, x: fx.Node, weight: fx.Node) -> fx.Node:
@@ -172,7 +172,7 @@ def test_neighbourhoods_of_equal_structure_are_told_from_others() -> None:
         normed = norm(build, path, build(torch.matmul, x, matrix), weight)
         outputs.append(build(function, normed))
     graph = build.finish(*outputs)
-    one, two, three = (neighbours_of(graph, number).structure for number in range(3))
+    one, two, three = (Neighbours(graph).of(call).structure for call in calls_of(graph))
     assert one == two
     assert one != three
 

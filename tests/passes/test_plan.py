@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphs import GraphBuilder, norm_call
+from graphs import GraphBuilder, calls_of, norm_call
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import fx
 
-from fxkernels.passes.find import find_layer_calls
 from fxkernels.passes.layer_call import LayerCall
 from fxkernels.passes.miss import Miss
 from fxkernels.passes.plan import Decision, Plan, Replacement, plan_rewrites
@@ -30,7 +29,7 @@ def graph() -> fx.Graph:
     return build.finish(norm_call(build, "final", block.output, weight))
 
 
-CALLS = find_layer_calls(graph())
+CALLS = calls_of(graph())
 
 
 def kernel(*inputs: torch.Tensor) -> torch.Tensor:
@@ -38,7 +37,7 @@ def kernel(*inputs: torch.Tensor) -> torch.Tensor:
 
 
 def decider(*rewritten: str, asked: list[str] | None = None):
-    def decide(call: LayerCall) -> Decision:
+    def decide(call: LayerCall, conflict: Miss | None) -> Decision:
         if asked is not None:
             asked.append(call.site.path)
         if call.site.path in rewritten:
@@ -82,7 +81,7 @@ def test_inner_calls_have_their_turn_when_the_outer_one_misses() -> None:
 
 def test_inner_calls_have_their_turn_when_the_outer_one_is_excluded() -> None:
     inner = decider("block.mlp")
-    plan = plan_rewrites(CALLS, lambda call: Decision("excluded") if call.site.path == "block" else inner(call))
+    plan = plan_rewrites(CALLS, lambda call, conflict: Decision("excluded") if call.site.path == "block" else inner(call, conflict))
     assert statuses(plan)["block.mlp"] == "rewritten"
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Hashable
 
 import pytest
 import torch
-from graphs import GraphBuilder, norm_call, only_call
+from graphs import GraphBuilder, calls_of, norm_call, only_call
 from torch import fx
 
-from fxkernels.passes.find import find_layer_calls
 from fxkernels.passes.reference import reference_of, structure
 from fxkernels.passes.region import external_inputs
 
@@ -53,7 +52,7 @@ def test_reference_of_an_outer_call_contains_the_inner_one_without_markers() -> 
     with build.layer("block", x, tensors={"norm.weight": weight}) as block:
         block.returns(build(torch.sin, norm_call(build, "block.norm", x, weight)))
     module = build.module(block.output)
-    outer, _ = find_layer_calls(module.graph)
+    outer, _ = calls_of(module.graph)
     x, weight = torch.randn(4, 8), torch.randn(8)
     (result,) = reference_of(outer, module)(x, weight)
     torch.testing.assert_close(result, torch.sin(torch.nn.functional.rms_norm(x, (8,), weight, 1e-6)))
@@ -82,8 +81,9 @@ def test_reference_takes_sizes_as_inputs() -> None:
 def test_making_a_reference_leaves_the_graph_as_it_is() -> None:
     build = GraphBuilder()
     module = build.module(norm_call(build, "norm", build.tensor("x", 4, 8), build.tensor("weight", 8)))
+    call = only_call(module.graph)
     before = str(module.graph)
-    reference_of(only_call(module.graph), module)
+    reference_of(call, module)
     assert str(module.graph) == before
 
 
@@ -103,7 +103,7 @@ def test_identical_layers_have_equal_structure() -> None:
     x = build.tensor("x", 4, 8)
     for number in range(3):
         x = build(torch.sin, norm_call(build, f"layers.{number}.norm", x, build.tensor(f"weight{number}", 8)))
-    structures = [structure(call) for call in find_layer_calls(build.finish(x))]
+    structures = [structure(call) for call in calls_of(build.finish(x))]
     assert len(set(structures)) == 1
 
 
@@ -119,7 +119,7 @@ def test_markers_of_calls_inside_do_not_matter() -> None:
             else:
                 build(torch.sin, x)
             outer.returns(build(torch.cos, list(build.graph.nodes)[-2 if inner else -1]))
-        structures.append(structure(find_layer_calls(build.finish(outer.output))[0]))
+        structures.append(structure(calls_of(build.finish(outer.output))[0]))
     assert structures[0] == structures[1]
 
 

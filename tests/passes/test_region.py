@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from graphs import GraphBuilder, code, miss_of, norm_call, only_call, then
+from graphs import GraphBuilder, calls_of, code, miss_of, norm_call, only_call, then
 
-from fxkernels.passes.find import find_layer_calls
 from fxkernels.passes.miss import Miss
 from fxkernels.passes.region import external_inputs, why_not_replaceable
 
@@ -91,7 +90,7 @@ def test_intermediate_value_that_another_call_takes_as_an_argument_escapes() -> 
         first.returns(build(torch.cos, inner))
     with build.layer("second", inner, first.output) as second:  # which does not read its first argument
         second.returns(build(torch.tan, first.output))
-    call, _ = find_layer_calls(build.finish(second.output))
+    call, _ = calls_of(build.finish(second.output))
     assert code(why_not_replaceable(call)) == "escape"
 
 

@@ -1,4 +1,4 @@
-"""Rewriting: what is edited, what is kept, what is recorded."""
+"""Rewriting: what is edited, and what is kept."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import operator
 
 import pytest
 import torch
-from graphs import GraphBuilder, RunsReference, computing, kept, named, norm_call, norm_operations, replaced, rewrite_calls
+from bracketings import build_layers, layers
+from graphs import GraphBuilder, RunsReference, calls_of, computing, named, norm_call, replaced, rewrite_calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
-from fxkernels.passes.find import find_layer_calls
-from fxkernels.passes.layer_call import is_marker
+from fxkernels.passes.markers import markers_of
 from fxkernels.passes.plan import plan_rewrites
-from fxkernels.passes.rewrite import RewriteRecord, rewrite
+from fxkernels.passes.rewrite import rewrite
 
 
 def one_norm() -> fx.GraphModule:
@@ -72,7 +72,7 @@ def test_nothing_outside_the_region_changes() -> None:
 def test_no_marker_is_left() -> None:
     module = one_norm()
     rewrite_calls(module)
-    assert not any(is_marker(node) for node in module.graph.nodes)
+    assert markers_of(module.graph) == []
 
 
 def test_graph_without_rewrites_is_the_graph_that_nobody_bracketed() -> None:
@@ -179,8 +179,8 @@ def chain() -> fx.GraphModule:
 @pytest.mark.parametrize("backwards", [False, True])
 def test_output_of_one_rewritten_call_is_the_input_of_the_next(backwards: bool) -> None:
     module = chain()
-    calls = find_layer_calls(module.graph)[:: -1 if backwards else 1]
-    rewrite(module.graph, plan_rewrites(calls, lambda call: replaced(call, module)))
+    calls = calls_of(module.graph)[:: -1 if backwards else 1]
+    rewrite(plan_rewrites(calls, lambda call, conflict: replaced(call, module)))
     module.graph.lint()
     module.recompile()
     first, second = (named(module.graph, name) for name in computing(module.graph))
@@ -211,73 +211,7 @@ def test_call_inside_one_that_is_kept_is_rewritten() -> None:
     assert computing(module.graph) == ["sin", "mul_1"]
 
 
-# --- records ----------------------------------------------------------------------------------------------------------------------------
-
-
-def test_record_names_what_was_taken_out_and_put_in() -> None:
-    (record,) = rewrite_calls(one_norm(), "norm")
-    assert record == RewriteRecord("norm#0", ("to", "pow_1", "mean", "add", "rsqrt", "mul", "to_1", "mul_1"), ("mul_1",))
-
-
-def test_record_of_several_outputs_names_the_kernel_and_the_reads() -> None:
-    (record,) = rewrite_calls(two_outputs(), "pair")
-    assert record == RewriteRecord("pair#0", ("sin", "add", "cos"), ("kernel", "sin", "cos"))
-
-
-def test_there_is_no_record_of_a_call_that_is_kept() -> None:
-    assert [record.key for record in rewrite_calls(chain(), "second")] == ["second#0"]
-
-
-def test_listener_hears_every_record() -> None:
-    module, heard = chain(), []
-    records = rewrite(module.graph, plan_rewrites(find_layer_calls(module.graph), lambda call: replaced(call, module)), heard.append)
-    assert tuple(heard) == records
-    assert [record.key for record in heard] == ["first#0", "second#0"]
-
-
-def test_plan_without_rewrites_makes_no_records() -> None:
-    module = chain()
-    assert rewrite(module.graph, plan_rewrites(find_layer_calls(module.graph), kept)) == ()
-
-
 # --- any bracketing ---------------------------------------------------------------------------------------------------------------------
-
-UNARY = (torch.sin, torch.cos, torch.tanh, torch.neg)
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> list:
-    """A sequence of operations and bracketed sequences of them: what a model does."""
-    return draw(
-        st.recursive(
-            st.lists(st.sampled_from(UNARY), max_size=3),
-            lambda inner: st.lists(st.one_of(st.sampled_from(UNARY), st.just("norm"), st.tuples(st.booleans(), inner)), max_size=4),
-            max_leaves=6,
-        )
-    )
-
-
-def build_layers(items: list, *, markers: bool) -> tuple[fx.GraphModule, list[str]]:
-    """A graph of these layers, and their paths. A bracketed layer returns one tensor, or also the sum of that and its argument."""
-    build = GraphBuilder(markers=markers)
-    x, weight = build.tensor("x", 2, 8), build.tensor("weight", 8)
-    paths: list[str] = []
-
-    def append(items: list, x: fx.Node) -> fx.Node:
-        for item in items:
-            if item == "norm":
-                x = norm_operations(build, x, weight)
-            elif not isinstance(item, tuple):
-                x = build(item, x)
-            else:
-                paths.append(f"layer{len(paths)}")
-                with build.layer(paths[-1], x, tensors={"weight": weight}) as layer:
-                    y = build(torch.exp, append(item[1], x))
-                    layer.returns(*((y, build(torch.add, x, y)) if item[0] else (y,)))
-                x = build(torch.mul, *layer.outputs) if item[0] else layer.output
-        return x
-
-    return build.module(append(items, x)), paths
 
 
 @settings(deadline=None, max_examples=60)
@@ -286,8 +220,8 @@ def test_any_subset_of_any_bracketing_can_be_rewritten(items: list, data: st.Dat
     module, paths = build_layers(items, markers=True)
     plain, _ = build_layers(items, markers=False)
     chosen = data.draw(st.sets(st.sampled_from(paths))) if paths else set()
-    records = rewrite_calls(module, *chosen)
-    assert {record.key.removesuffix("#0") for record in records} <= chosen
-    assert bool(records) is bool(chosen)
+    rewritten = {call.site.path for call, _ in rewrite_calls(module, *chosen).rewrites}
+    assert rewritten <= chosen
+    assert bool(rewritten) is bool(chosen)
     x, weight = torch.randn(2, 8), torch.randn(8)
     torch.testing.assert_close(module(x, weight), plain(x, weight), equal_nan=True)

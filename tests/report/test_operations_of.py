@@ -6,13 +6,12 @@ import functools
 import operator
 
 import torch
-from graphs import GraphBuilder, norm_call, only_call
+from graphs import GraphBuilder, calls_of, norm_call, only_call
 from kernel_repositories import repository
 
 from fxkernels import explain, use_kernel_mapping
 from fxkernels.builtin import builtin_mapping
 from fxkernels.demo_model import decoder
-from fxkernels.passes.find import find_layer_calls
 from fxkernels.report.model import GraphDecision, Report
 from fxkernels.report.operation import Operation
 from fxkernels.report.operations_of import Description
@@ -144,6 +143,6 @@ def test_operations_of_inner_calls_are_among_those_of_the_outer_one() -> None:
     x, weight = build.tensor("x", 4, 8), build.tensor("weight", 8)
     with build.layer("block", x, tensors={"norm.weight": weight}) as block:
         block.returns(build(torch.sin, norm_call(build, "block.norm", x, weight)))
-    outer, inner = find_layer_calls(build.finish(block.output))
+    outer, inner = calls_of(build.finish(block.output))
     assert len(Description(outer).before) == len(Description(inner).before) + 1
     assert Description(outer).before[-1].code == "torch.sin(mul_1)"

@@ -6,18 +6,17 @@ import operator
 
 import pytest
 import torch
-from graphs import GraphBuilder, norm_call
+from graphs import GraphBuilder, calls_of, norm_call
 from torch import fx
 
 from fxkernels import explain
 from fxkernels.demo_model import decoder
-from fxkernels.passes.find import find_layer_calls
 from fxkernels.report.reads import reads_of
 
 
 def reads(build: GraphBuilder, *outputs: fx.Node) -> dict[str, tuple[str, ...]]:
     module = build.module(*outputs)
-    return reads_of(module, find_layer_calls(module.graph))
+    return reads_of(module, calls_of(module.graph))
 
 
 def test_a_call_reads_the_one_whose_output_reaches_it() -> None:

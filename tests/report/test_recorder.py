@@ -11,14 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from graphs import GraphBuilder, replaced
+from graphs import GraphBuilder, calls_of, replaced
 from kernel_repositories import repository
 from layers import Stack
 from torch import fx
 
 from fxkernels.backend import hubkernels
 from fxkernels.kernels.layer import KernelIdentity
-from fxkernels.passes.find import find_layer_calls
 from fxkernels.passes.layer_call import LayerCall
 from fxkernels.passes.miss import Miss
 from fxkernels.passes.plan import Decision
@@ -41,7 +40,7 @@ def graph(*paths: str) -> fx.GraphModule:
 
 def decided(module: fx.GraphModule, *missed: str) -> Iterator[tuple[LayerCall, Decision]]:
     """Every call of the graph is rewritten but these."""
-    for call in find_layer_calls(module.graph):
+    for call in calls_of(module.graph):
         replacement = replaced(call, module).replacement
         yield call, MISSED if call.site.path in missed else Decision("rewritten", (), KERNEL, replacement)
 
