@@ -1,6 +1,6 @@
 """Passes over ``torch.fx`` graphs: a graph goes in, a graph comes out.
 
-Here live the layer call as it looks in a graph, finding the calls, planning, rewriting and the records of what was done. Here lives
+`pipeline` is the compiler on one page. Here live the layer call as a value, finding the calls, planning and rewriting. Here lives
 nothing that knows the Hub, a mapping, a kernel repository, Dynamo or the machine: values are passed in. Nothing of fxkernels is imported.
 
 The one name of this package is ``fxkernels.passes``.

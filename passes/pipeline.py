@@ -1,7 +1,7 @@
 """The compiler: the passes that a captured graph goes through, in order.
 
-A pass is a value with a name. It takes a state and returns one, and says in its first line what it ensures. Graphs are edited in place, by
-`EraseMarkers` and `Rewrite` only.
+A pass is a value with a name and its options as fields. It takes a state and returns one; its docstring says what holds afterwards. Graphs
+are edited in place, by `EraseMarkers` and `Rewrite` only.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ def compiler(decider: Decider, record: Callable[[State], None], *, edit: bool = 
     Args:
         decider: Makes, of all calls of a capture, what decides one of them.
         record: Takes in the decisions. If it raises, no kernel is put into the graph.
-        edit: Whether kernels are put into the graph; without, it ends up as it was captured.
+        edit: Whether kernels are put into the graph. `explain` stops before that.
         observer: See `Pipeline`.
     """
-    decided = (
+    passes = (
         FindMarked(),  # annotated calls, by the markers that capture has put around them
         EraseMarkers(),  # from here on the graph is the one that backend="eager" gets
-        Decide(decider),  # one decision for each call
-        Record(record),  # into the report; explain() stops here
+        Decide(decider),  # one decision for each call, complete before the first edit
+        Record(record),  # into the report
+        Rewrite(),  # the only step that edits the model's operations
     )
-    return Pipeline((*decided, Rewrite()) if edit else decided, observer)
+    return Pipeline(passes if edit else passes[:-1], observer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ class Decide:
 
 @dataclass(frozen=True)
 class Record:
-    """The decisions are known to whoever reports them."""
+    """The report has the decisions."""
 
     record: Callable[[State], None]
     name: ClassVar[str] = "record"
@@ -172,7 +173,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Every call that is to be rewritten is one call of its kernel. Nothing else has changed but places, see `placement`."""
+    """Every call that is to be rewritten is one call of its kernel. Of other nodes only places may have changed, see `Placement`."""
 
     name: ClassVar[str] = "rewrite"
 

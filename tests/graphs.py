@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.node import map_arg
 
+from fxkernels.passes.effects import name_of
 from fxkernels.passes.layer_call import CallSite, LayerCall
 from fxkernels.passes.markers import SITE, enter, erase_markers, find_marked_calls, leave
 from fxkernels.passes.miss import Miss
@@ -206,6 +207,12 @@ def rewrite_calls(module: fx.GraphModule, *paths: str) -> Plan:
 def computing(graph: fx.Graph) -> list[str]:
     """Names of the nodes that compute something, in order."""
     return [node.name for node in graph.nodes if node.op not in ("placeholder", "output") and node.target not in (enter, leave)]
+
+
+def text(graph: fx.Graph) -> str:
+    """The nodes that compute something as lines of code, in order, e.g. ``mul_1 = mul(weight, to_1)``."""
+    nodes = [named(graph, name) for name in computing(graph)]
+    return "\n".join(f"{node.name} = {name_of(node)}({', '.join(map(str, node.args))})" for node in nodes)
 
 
 def named(graph: fx.Graph, name: str) -> fx.Node:

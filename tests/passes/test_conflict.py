@@ -16,11 +16,9 @@ def replace(*inputs: torch.Tensor) -> torch.Tensor:
 
 
 def decide(call: LayerCall, conflict: Miss | None) -> Decision:
-    return (
-        Decision("missed", (conflict,))
-        if conflict is not None
-        else Decision("rewritten", replacement=Replacement(replace, call.marked_inputs))
-    )
+    if conflict is not None:
+        return Decision("missed", (conflict,))
+    return Decision("rewritten", replacement=Replacement(replace, call.marked_inputs))
 
 
 def outcomes(plan: Plan) -> dict[str, str]:
