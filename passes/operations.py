@@ -87,7 +87,16 @@ def operation_of(node: fx.Node) -> Operation:
         return Operation(name, _cast(written, args, kwargs))
     if name in _TAKES_SIZES and len(args) > 1 and isinstance(args[1], int | fx.Node):
         args = (args[0], tuple(args[1:]))
-    return Operation(name, _bound(name, node.target, args, kwargs))
+    arguments = _bound(name, node.target, args, kwargs)
+    if name == "transpose":
+        arguments |= dict(zip(("dim0", "dim1"), _sorted(arguments["dim0"], arguments["dim1"]), strict=True))
+    return Operation(name, arguments)
+
+
+def _sorted(first: Any, second: Any) -> tuple[Any, Any]:
+    """Two dimensions that change places, in one order."""
+    comparable = type(first) is int and type(second) is int and (first < 0) is (second < 0)
+    return (second, first) if comparable and second < first else (first, second)
 
 
 def _bound(name: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
