@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 Annotated = TypeVar("Annotated", bound=Callable[..., Any])
 Condition = Callable[[Any], bool]
 
+_names: set[str] = set()
+
 
 def use_kernel_forward_from_hub(name: str, condition: Condition | None = None) -> Callable[[Annotated], Annotated]:
     """Return a decorator that marks a layer class or a function with the layer name `name`.
@@ -66,6 +68,7 @@ def replace_kernel_forward_from_hub(cls: type, name: str, condition: Condition |
         raise TypeError(f"{cls.__qualname__} has no `forward` that a kernel could replace, so it cannot be marked as {name!r}")
     # The attribute names are those of the `kernels` package: a class marked by either is marked for both. The static method keeps an
     # instance from binding the condition. None is set too, so that a subclass that is marked anew does not inherit its parent's condition.
+    _names.add(name)
     setattr(cls, "kernel_layer_name", name)  # noqa: B010  (mypy knows no such attribute on `type`)
     setattr(cls, "kernel_condition", None if condition is None else staticmethod(condition))  # noqa: B010
 
@@ -102,6 +105,11 @@ def use_kernelized_func(*functions: Callable[..., Any] | list[Callable[..., Any]
         return cls
 
     return record
+
+
+def annotated_names() -> frozenset[str]:
+    """Return the layer names that were given by this module in this process."""
+    return frozenset(_names)
 
 
 def layer_name_of(obj: object) -> str | None:
@@ -144,6 +152,7 @@ def annotated_forward(obj: object) -> FunctionType | None:
 def _annotate_function(function: FunctionType, name: str, condition: Condition | None) -> None:
     if getattr(vars(function).get("__wrapped__"), "kernel_layer_name", None) == name:
         raise ValueError(f"{function.__qualname__} wraps a function that is already marked as {name!r}; mark only one of the two")
+    _names.add(name)
     function.kernel_layer_name = name  # type: ignore[attr-defined]
     function.kernel_condition = condition  # type: ignore[attr-defined]
 

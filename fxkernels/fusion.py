@@ -6,16 +6,25 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from .annotate import annotated_names
+from .builtin import BUILTIN_CUDA_LAYERS
+from .mapping import current_mapping
 from .passes.patterns import ANY, Layer, Pattern, one_of
 
 __all__ = ["ANY", "Fusion", "FusionContext", "Layer", "alternative", "current_fusions", "one_of", "register_fusion", "use_fusions"]
+
+TRANSFORMERS_LAYERS = frozenset(
+    "EsmFold2TriangleMultiplication FastGELU GeLU GeluTanh Llama4TextMoe MegaBlocksMoeMLP MultiScaleDeformableAttention NewGELU QuickGELU"
+    " Qwen3_5GatedDeltaNet RMSNorm RMSNormGated RMSNormZeroCentered SiLU SoftmaxTopKRouter rotary_pos_emb".split()
+)
+"""The layer names that models of transformers are annotated with (5.22.2, 5.24.0)."""
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _ALTERNATIVE = "_fxkernels_alternative"
@@ -33,12 +42,12 @@ def alternative(method: _Method) -> _Method:
 class Fusion(nn.Module):
     """A composition of operations that a kernel may replace: the ``forward`` is the pattern, and a match is a layer call.
 
-    A mapping sends the layer name to a kernel repository, as for an annotated layer. The kernel layer's forward takes the parameters of this
-    forward, and reads the weights and constants of an atom ``norm = Layer("RMSNorm")`` from ``self.norm``. What a kernel has to equal is the
-    operations that were matched.
+    A mapping sends the layer name to a kernel repository, as for an annotated layer. The kernel layer's forward takes the parameters of
+    this forward, and reads the weights and constants of an atom ``norm = Layer("RMSNorm")`` from ``self.norm``. What a kernel has to equal
+    is the operations that were matched.
 
-    The forward is straight-line code on its parameters, with operations of torch in any spelling. It says what may vary with `ANY`, `one_of`,
-    `Layer`, and further methods marked `alternative`. A parameter is a value of the graph or a constant, such as a scale.
+    The forward is straight-line code on its parameters, with operations of torch in any spelling. It says what may vary with `ANY`,
+    `one_of`, `Layer`, and further methods marked `alternative`. A parameter is a value of the graph or a constant, such as a scale.
 
     Example:
         >>> class AddRMSNorm(Fusion):
@@ -75,13 +84,18 @@ def signature_of(fusion: type[Fusion]) -> inspect.Signature:
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-@cache
 def patterns_of(fusion: type[Fusion]) -> tuple[Pattern, ...]:
     """Return the fusion's patterns: its forward, then its alternatives in the order in which they are written.
 
     Raises:
         ValueError: If a method is no pattern, or an alternative has other parameters than the forward. The message says where and why.
     """
+    if fusion not in _patterns:
+        _patterns[fusion] = tuple(_traced(fusion))
+    return _patterns[fusion]
+
+
+def _traced(fusion: type[Fusion]) -> Iterator[Pattern]:
     module = fusion()
     methods = ["forward", *(name for cls in reversed(fusion.__mro__) for name, value in vars(cls).items() if hasattr(value, _ALTERNATIVE))]
     parameters = signature_of(fusion).parameters
@@ -97,7 +111,7 @@ def patterns_of(fusion: type[Fusion]) -> tuple[Pattern, ...]:
             raise ValueError(
                 f"{fusion.__qualname__}.{name} lacks {', '.join(required)}: give forward a default for what another spelling does not have"
             )
-    return tuple([Pattern.of(module, name) for name in dict.fromkeys(methods)])
+    yield from (Pattern.of(module, name) for name in dict.fromkeys(methods))
 
 
 class FusionContext:
@@ -121,6 +135,7 @@ class FusionContext:
 # Replaced as a whole under the lock, as registered mappings are.
 _registered: dict[str, type[Fusion]] = {}
 _registration = Lock()
+_patterns: WeakKeyDictionary[type[Fusion], tuple[Pattern, ...]] = WeakKeyDictionary()
 _active: ContextVar[tuple[FusionContext, ...]] = ContextVar("fxkernels_fusions", default=())
 
 
@@ -192,4 +207,13 @@ def _of_contexts() -> Iterator[type[Fusion]]:
 def _check(fusion: Any) -> None:
     if not isinstance(fusion, type) or not issubclass(fusion, Fusion) or fusion is Fusion:
         raise TypeError(f"a fusion is a class derived from fxkernels.Fusion, not {fusion!r}")
+    known = annotated_names() | TRANSFORMERS_LAYERS | {*BUILTIN_CUDA_LAYERS, *current_mapping().layer_names}
+    for attribute, atom in atoms_of(fusion).items():
+        if atom.layer_name not in known:
+            near = difflib.get_close_matches(atom.layer_name, known, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{fusion.__qualname__}.{attribute} is Layer({atom.layer_name!r}), but no layer is annotated with that name and no kernel"
+                f" is mapped to it.{meant} Annotate the layer first, with use_kernel_forward_from_hub({atom.layer_name!r})."
+            )
     patterns_of(fusion)

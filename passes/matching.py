@@ -162,7 +162,7 @@ class Matcher:
             return None
         outputs = tuple(attempt.values[output] for output in pattern.outputs)
         given = {name: attempt.values[placeholder] for name, placeholder in pattern.parameters.items() if placeholder in attempt.values}
-        return Match(pattern, given, frozenset(attempt.taken), dict(attempt.layers), outputs)
+        return Match(pattern, given, frozenset(attempt.taken), dict(sorted(attempt.layers.items())), outputs)
 
     # --- solving --------------------------------------------------------------------------------------------------------------------------
 

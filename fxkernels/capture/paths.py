@@ -43,6 +43,10 @@ class ModulePaths:
         """Return the module's path, or None if it belongs to no known root."""
         return self._paths.get(module)
 
+    def by_identity(self) -> dict[int, str]:
+        """Return the paths by the identities of the modules, for as long as these are alive."""
+        return {id(module): path for module, path in self._paths.items()}
+
     @property
     def annotated(self) -> dict[str, tuple[str, bool]]:
         """Paths of all annotated modules, with their layer names and whether they override the annotated forward."""
