@@ -17,10 +17,12 @@ from .losses import linear_cross_entropy
 __all__ = ["BUILTIN_CUDA_LAYERS", "BUILTIN_LAYERS", "builtin_mapping", "builtin_repository", "linear_cross_entropy"]
 
 _FOLDERS = {
-    "rmsnorm": ("RMSNorm", "RMSNormRoundedLast", "RMSNormZeroCentered", "RMSNormGated"),
+    "attention": ("attention",),
+    "rmsnorm": ("AddRMSNorm", "RMSNorm", "RMSNormRoundedLast", "RMSNormZeroCentered", "RMSNormGated"),
     "layernorm": ("LayerNorm",),
     "activation": (
         "SiluAndMul",
+        "SwiGLU",
         "GeluAndMul",
         "GeluTanhAndMul",
         "SiLU",
@@ -31,7 +33,7 @@ _FOLDERS = {
         "QuickGELU",
     ),
     "rotary": ("rotary_pos_emb", "rotary_pos_emb_in_dtype", "rotary_pos_emb_interleaved"),
-    "cross_entropy": ("LinearCrossEntropyLoss", "ForCausalLMLoss"),
+    "cross_entropy": ("LinearCrossEntropyLoss", "ForCausalLMLoss", "linear_cross_entropy"),
     "causal_conv1d": ("causal_conv1d_fn",),
 }
 _FOLDER_OF = {layer_name: folder for folder, layer_names in _FOLDERS.items() for layer_name in layer_names}

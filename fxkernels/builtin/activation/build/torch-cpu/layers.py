@@ -1,4 +1,4 @@
-"""The kernel layer `SiluAndMul`: forward without a second buffer, backward written straight into the two halves of one gradient."""
+"""The kernel layers `SiluAndMul` and `SwiGLU`: forward without a second buffer, backward written straight into its results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SiluAndMul"]
+__all__ = ["SiluAndMul", "SwiGLU"]
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,3 +63,30 @@ class SiluAndMul(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             return _SiluAndMulFunction.apply(x)  # type: ignore[no-any-return,no-untyped-call]
         return _silu_and_mul(x)
+
+
+class _SwiGLUFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up).detach()  # detach: as above
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grad_gate, grad_up = torch.autograd.grad(F.silu(gate) * up, (gate, up), grad_output, create_graph=True)
+            return grad_gate, grad_up
+        return torch.ops.aten.silu_backward(grad_output * up, gate), F.silu(gate).mul_(grad_output)
+
+
+class SwiGLU(nn.Module):
+    """``silu(gate) * up``: the same of two tensors. Output and gradients are bit-equal to the reference's."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and gate.requires_grad and up.requires_grad:
+            return _SwiGLUFunction.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
+        return F.silu(gate) * up

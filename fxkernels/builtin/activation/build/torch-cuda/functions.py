@@ -13,7 +13,7 @@ from torch import Tensor
 from . import kernels
 from .configurations import Configuration, configured
 
-__all__ = ["activation", "activation_and_mul"]
+__all__ = ["activation", "activation_and_mul", "swiglu"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -36,7 +36,19 @@ def activation_and_mul(x: Tensor, function: str) -> Tensor:
         return _gated_composed(x, function)
     if torch.is_grad_enabled() and x.requires_grad:
         return _ActivationAndMul.apply(x, function)  # type: ignore[no-any-return,no-untyped-call]
-    return _gated_forward(x, function)
+    return _gated_forward(*_halves(x), function)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return ``silu(gate) * up``."""
+    dtypes = gate.dtype in _DTYPES and up.dtype is gate.dtype
+    if not dtypes or gate.shape != up.shape or not (_is_row_after_row(gate) and _is_row_after_row(up)):
+        return F.silu(gate) * up
+    if torch.is_grad_enabled() and gate.requires_grad and up.requires_grad:
+        return _SwiGLU.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
+    if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
+        return F.silu(gate) * up
+    return _gated_forward(gate, up, "silu")
 
 
 _COMPOSED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -104,7 +116,7 @@ class _Activation(torch.autograd.Function):
         return _plain_backward(grad, x, ctx.function), None
 
 
-# --- gate and factor in one tensor -------------------------------------------------------------------------------------------------------
+# --- gate and up, of one tensor or of two ------------------------------------------------------------------------------------------------
 
 
 def _gated_tile(kernel: str, flat: Tensor, n: int) -> tuple[tuple[int], dict[str, int | bool]]:
@@ -117,27 +129,33 @@ def _gated_tile(kernel: str, flat: Tensor, n: int) -> tuple[tuple[int], dict[str
     return (triton.cdiv(count, rows) * blocks,), tile
 
 
-def _gated_forward(x: Tensor, function: str) -> Tensor:
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     n = x.shape[-1] // 2
-    y = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
-    if x.numel() == 0:
-        return y
-    flat = x.reshape(-1, 2 * n)
-    grid, tile = _gated_tile("gated_forward", flat, n)
-    kernels.gated_forward[grid](flat, y, *flat.stride(), flat.shape[0], n, FUNCTION=function, **tile)
+    return x[..., :n], x[..., n:]
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _gated_forward(gate: Tensor, up: Tensor, function: str) -> Tensor:
+    n = gate.shape[-1]
+    y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
+    if y.numel() > 0:
+        gates, ups = _rows(gate), _rows(up)
+        grid, tile = _gated_tile("gated_forward", gates, n)
+        kernels.gated_forward[grid](gates, ups, y, *gates.stride(), *ups.stride(), gates.shape[0], n, FUNCTION=function, **tile)
     return y
 
 
-def _gated_backward(grad: Tensor, x: Tensor, function: str) -> Tensor:
-    n = x.shape[-1] // 2
-    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if x.numel() == 0:
-        return grad_x
-    flat, flat_grad = x.reshape(-1, 2 * n), grad.reshape(-1, n)
-    grid, tile = _gated_tile("gated_backward", flat, n)
-    strides = *flat_grad.stride(), *flat.stride()
-    kernels.gated_backward[grid](flat_grad, flat, grad_x, *strides, flat.shape[0], n, FUNCTION=function, **tile)
-    return grad_x
+def _gated_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor, row: int, function: str) -> None:
+    """Write the gradients of gate and up, in each of which a row begins so many values after the one before."""
+    if gate.numel() > 0:
+        n = gate.shape[-1]
+        grads, gates, ups = _rows(grad), _rows(gate), _rows(up)
+        grid, tile = _gated_tile("gated_backward", gates, n)
+        strides = *grads.stride(), *gates.stride(), *ups.stride(), row
+        kernels.gated_backward[grid](grads, gates, ups, grad_gate, grad_up, *strides, gates.shape[0], n, FUNCTION=function, **tile)
 
 
 class _ActivationAndMul(torch.autograd.Function):
@@ -145,11 +163,30 @@ class _ActivationAndMul(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, function: str) -> Tensor:
         ctx.save_for_backward(x)
         ctx.function = function
-        return _gated_forward(x, function)
+        return _gated_forward(*_halves(x), function)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             return torch.autograd.grad(_gated_composed(x, ctx.function), x, grad, create_graph=True)[0], None
-        return _gated_backward(grad, x, ctx.function), None
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        _gated_backward(grad, *_halves(x), *_halves(grad_x), x.shape[-1], ctx.function)
+        return grad_x, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return _gated_forward(gate, up, "silu")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grad_gate, grad_up = torch.autograd.grad(F.silu(gate) * up, (gate, up), grad, create_graph=True)
+            return grad_gate, grad_up
+        grad_gate, grad_up = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up))
+        _gated_backward(grad, gate, up, grad_gate, grad_up, gate.shape[-1], "silu")
+        return grad_gate, grad_up

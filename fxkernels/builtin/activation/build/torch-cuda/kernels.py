@@ -104,27 +104,24 @@ def tile_of(count, n, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.conste
 
 @triton.jit
 def gated_forward(
-    x, y, row, column, count, n, FUNCTION: tl.constexpr, MASKED: tl.constexpr,
+    gate, up, y, gate_row, gate_column, up_row, up_column, count, n, FUNCTION: tl.constexpr, MASKED: tl.constexpr,
     BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
-    x += rows * row
-    gate = block_of(x + columns * column, inside, MASKED)
-    up = block_of(x + (n + columns) * column, inside, MASKED)
-    keep(y + rows * n + columns, value_of(gate, FUNCTION) * up, inside, MASKED)
+    gates = block_of(gate + rows * gate_row + columns * gate_column, inside, MASKED)
+    ups = block_of(up + rows * up_row + columns * up_column, inside, MASKED)
+    keep(y + rows * n + columns, value_of(gates, FUNCTION) * ups, inside, MASKED)
 
 
 @triton.jit
 def gated_backward(
-    grad, x, grad_x, grad_row, grad_column, row, column, count, n,
+    grad, gate, up, grad_gate, grad_up, grad_row, grad_column, gate_row, gate_column, up_row, up_column, out_row, count, n,
     FUNCTION: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of both halves goes into one tensor, which autograd of two slices would fill with zeros first, twice."""
+    """Gate and up may be halves of one tensor. Both gradients then go into one, which autograd of two slices would fill with zeros first."""
     rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
-    x += rows * row
     incoming = block_of(grad + rows * grad_row + columns * grad_column, inside, MASKED)
-    gate = block_of(x + columns * column, inside, MASKED)
-    up = block_of(x + (n + columns) * column, inside, MASKED)
-    grad_x += rows * 2 * n
-    keep(grad_x + columns, incoming * up * slope_of(gate, FUNCTION), inside, MASKED)
-    keep(grad_x + n + columns, incoming * value_of(gate, FUNCTION), inside, MASKED)
+    gates = block_of(gate + rows * gate_row + columns * gate_column, inside, MASKED)
+    ups = block_of(up + rows * up_row + columns * up_column, inside, MASKED)
+    keep(grad_gate + rows * out_row + columns, incoming * ups * slope_of(gates, FUNCTION), inside, MASKED)
+    keep(grad_up + rows * out_row + columns, incoming * value_of(gates, FUNCTION), inside, MASKED)

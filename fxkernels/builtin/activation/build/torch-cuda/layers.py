@@ -1,12 +1,12 @@
-"""The kernel layers. None reads anything from the layer that it stands in for; they differ in the function, and in names."""
+"""The kernel layers. None reads anything from the layer that it stands in for; they differ in the function, in names, and in what is one tensor."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .functions import activation, activation_and_mul
+from .functions import activation, activation_and_mul, swiglu
 
-__all__ = ["FastGELU", "GeLU", "GeluAndMul", "GeluTanh", "GeluTanhAndMul", "NewGELU", "QuickGELU", "SiLU", "SiluAndMul"]
+__all__ = ["FastGELU", "GeLU", "GeluAndMul", "GeluTanh", "GeluTanhAndMul", "NewGELU", "QuickGELU", "SiLU", "SiluAndMul", "SwiGLU"]
 
 
 class SiluAndMul(nn.Module):
@@ -17,6 +17,16 @@ class SiluAndMul(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return activation_and_mul(x, "silu")
+
+
+class SwiGLU(nn.Module):
+    """``silu(gate) * up``: the same of two tensors."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        return swiglu(gate, up)
 
 
 class GeluAndMul(nn.Module):

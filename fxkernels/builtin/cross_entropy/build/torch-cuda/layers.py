@@ -1,4 +1,4 @@
-"""The kernel layers: torch's `LinearCrossEntropyLoss` (2.13), and the loss function of transformers' causal language models."""
+"""The kernel layers: torch's `LinearCrossEntropyLoss` (2.13), the same composition written out, and the loss of transformers' models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import linear_cross_entropy
+from .linear import linear_cross_entropy as loss_of
 from .logits import cross_entropy_sum
 
-__all__ = ["ForCausalLMLoss", "LinearCrossEntropyLoss"]
+__all__ = ["ForCausalLMLoss", "LinearCrossEntropyLoss", "linear_cross_entropy"]
 
 
 class LinearCrossEntropyLoss(nn.Module):
@@ -26,7 +26,7 @@ class LinearCrossEntropyLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         ignore = -100 if self.ignore_index is None else self.ignore_index
-        loss = linear_cross_entropy(input, self.linear.weight, target, bias=self.linear.bias, ignore_index=ignore, reduction=self.reduction)
+        loss = loss_of(input, self.linear.weight, target, bias=self.linear.bias, ignore_index=ignore, reduction=self.reduction)
         return loss.to(input.dtype)
 
 
@@ -55,3 +55,22 @@ class ForCausalLMLoss(nn.Module):
         if torch.is_tensor(num_items_in_batch):
             num_items_in_batch = num_items_in_batch.to(total.device)
         return total / num_items_in_batch
+
+
+class linear_cross_entropy(nn.Module):  # noqa: N801  (the layer name that mappings use)
+    """Logits of hidden states and their cross entropy with the labels that follow; the logits never exist all at once."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        bias: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+    ) -> Tensor:
+        target = F.pad(labels, (0, 1), value=ignore_index)[..., 1:].reshape(-1)
+        return loss_of(hidden_states, weight, target, bias=bias, ignore_index=ignore_index, reduction=reduction)

@@ -1,4 +1,4 @@
-"""The kernel layer `RMSNorm`: forward in one buffer, backward with one element-wise product and two matrix-vector products."""
+"""The kernel layers `RMSNorm` and `AddRMSNorm`: forward in one buffer, backward with one element-wise product and two matrix-vector products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RMSNorm"]
+__all__ = ["AddRMSNorm", "RMSNorm"]
 
 
 def _normalized(hidden_states: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -76,6 +76,13 @@ class _RMSNormFunction(torch.autograd.Function):
         return grad_input.to(hidden_states.dtype), grad_weight, None
 
 
+def _rms_norm(hidden_states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
+        return _RMSNormFunction.apply(hidden_states, weight, epsilon)  # type: ignore[no-any-return,no-untyped-call]
+    normalized, _ = _normalized(hidden_states, epsilon)
+    return _scaled(normalized.to(hidden_states.dtype), weight)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm as in Llama: normalise in float32, round to the input's dtype, multiply by the weight.
 
@@ -90,8 +97,17 @@ class RMSNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        weight, epsilon = self.weight, self.variance_epsilon
-        if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
-            return _RMSNormFunction.apply(hidden_states, weight, epsilon)  # type: ignore[no-any-return,no-untyped-call]
-        normalized, _ = _normalized(hidden_states, epsilon)
-        return _scaled(normalized.to(hidden_states.dtype), weight)
+        return _rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+class AddRMSNorm(nn.Module):
+    """The sum of two tensors, and the norm of the sum."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    norm: RMSNorm
+
+    def forward(self, hidden_states: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        residual = residual + hidden_states
+        return _rms_norm(residual, self.norm.weight, self.norm.variance_epsilon), residual

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .functions import rms_norm
 
-__all__ = ["RMSNorm", "RMSNormGated", "RMSNormRoundedLast", "RMSNormZeroCentered"]
+__all__ = ["AddRMSNorm", "RMSNorm", "RMSNormGated", "RMSNormRoundedLast", "RMSNormZeroCentered"]
 
 
 class RMSNorm(nn.Module):
@@ -66,3 +66,17 @@ class RMSNormGated(nn.Module):
     def forward(self, hidden_states: Tensor, gate: Tensor) -> Tensor:
         activation = "silu" if self.activation == "swish" else self.activation
         return rms_norm(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype, gate=gate, activation=activation)
+
+
+class AddRMSNorm(nn.Module):
+    """The sum of two tensors, and Llama's norm of the sum."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    norm: RMSNorm
+
+    def forward(self, hidden_states: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        residual = residual + hidden_states
+        dtype = torch.promote_types(residual.dtype, self.norm.weight.dtype)
+        return rms_norm(residual, self.norm.weight, self.norm.variance_epsilon, dtype), residual
