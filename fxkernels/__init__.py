@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .builtin import builtin_mapping
     from .culprit.bisection import bisect
     from .explaining import explain
+    from .fusion import ANY, Fusion, Layer, alternative, one_of, register_fusion, use_fusions
     from .hub.importing.dependencies import get_kernel_dep
     from .report.model import Report
     from .report.recorder import last_report
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ANY": "fusion",
+    "Fusion": "fusion",
+    "Layer": "fusion",
     "Report": "report.model",
+    "alternative": "fusion",
     "bisect": "culprit.bisection",
     "builtin_mapping": "builtin",
     "explain": "explaining",
@@ -39,17 +44,23 @@ _LAZY = {
     "hubkernels": "backend",
     "kernelize": "transform",
     "last_report": "report.recorder",
+    "one_of": "fusion",
     "original": "transform",
+    "register_fusion": "fusion",
+    "use_fusions": "fusion",
 }
 
 __all__ = [
+    "ANY",
     "CUDAProperties",
     "CaptureError",
     "ContractError",
     "Device",
+    "Fusion",
     "FxKernelsError",
     "KernelRuntimeError",
     "KernelizeFallback",
+    "Layer",
     "LayerRepository",
     "LocalLayerRepository",
     "LockedLayerRepository",
@@ -59,6 +70,7 @@ __all__ = [
     "Report",
     "RepositoryError",
     "Target",
+    "alternative",
     "bisect",
     "builtin_mapping",
     "explain",
@@ -66,9 +78,12 @@ __all__ = [
     "hubkernels",
     "kernelize",
     "last_report",
+    "one_of",
     "original",
+    "register_fusion",
     "register_kernel_mapping",
     "replace_kernel_forward_from_hub",
+    "use_fusions",
     "use_kernel_forward_from_hub",
     "use_kernel_mapping",
     "use_kernelized_func",

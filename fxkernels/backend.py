@@ -17,10 +17,12 @@ from .admission import Verify
 from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
+from .compositions import compositions, names_of_atoms
 from .constrained import OnDepends
 from .dump import dump_in_environment
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
+from .fusion import Fusion, current_fusions
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
@@ -97,8 +99,14 @@ class HubKernels:
         return current_mapping() if self.options.mapping is None else self.options.mapping
 
     def serves(self, layer_name: str) -> bool:
-        """Whether the mapping has this layer name."""
-        return layer_name in self.mapping
+        """Whether a kernel is mapped to this layer name, or to a fusion that such layers are a part of."""
+        mapping = self.mapping
+        return layer_name in mapping or layer_name in names_of_atoms(self._fusions(mapping))
+
+    def _fusions(self, mapping: KernelMapping) -> tuple[type[Fusion], ...]:
+        """The fusions that it was made with, or else those in force, as far as kernels are mapped to them."""
+        fusions = current_fusions() if self.options.fusions is None else self.options.fusions
+        return tuple([fusion for layer_name, fusion in fusions.items() if layer_name in mapping])
 
     def hubkernels_for(self, wrapper: Any) -> HubKernels:
         """Capture asks this of every backend, to find ours."""
@@ -148,6 +156,7 @@ class HubKernels:
             mode: The mode that `torch.compile` was given, for the inner compiler.
         """
         run = compiler(
+            compositions(self._fusions(self.mapping), self.paths, self, parts_only=self.parts_only),
             functools.partial(self._decider, mode),
             functools.partial(self._record, mode),
             edit=self.options.edit,
@@ -298,6 +307,7 @@ def hubkernels(
                 "select": select,
                 "select_budget": select_budget,
                 "plan": plan,
+                "fusions": current_fusions(),
             }
         )
     )

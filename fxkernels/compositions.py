@@ -1,30 +1,23 @@
-"""The fusions that a mapping serves, as the passes look for them: patterns, and where a match stands in the user's model."""
+"""Fusions as the passes look for them: their patterns, and where a match stands in the user's model."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from .capture.paths import ModulePaths
-from .fusion import Fusion, current_fusions, patterns_of, signature_of
+from .capture.paths import ModulePaths, without_root
+from .fusion import Fusion, patterns_of, signature_of
 from .kernels.origin import LayerOrigin
 from .kernels.stand_in import LayerState
-from .mapping import KernelMapping
 from .passes.example_values import example
 from .passes.fuse import Composition
 from .passes.layer_call import CallSite
 from .passes.matching import Match
-
-
-def served_fusions(mapping: KernelMapping) -> tuple[type[Fusion], ...]:
-    """Return the fusions in force that a kernel is mapped to, in the order in which they are looked for."""
-    return tuple(fusion for name, fusion in current_fusions().items() if name in mapping)
 
 
 def names_of_atoms(fusions: Iterable[type[Fusion]]) -> frozenset[str]:
@@ -78,17 +71,28 @@ def _is_training(match: Match) -> bool:
 
 @dataclass(frozen=True)
 class _Places:
-    """Which module an operation of a graph belongs to, by the identities of the modules around it, which Dynamo writes into its metadata."""
+    """Which module an operation belongs to, by the identities of the modules around it, which Dynamo writes into the metadata of nodes.
+
+    Args:
+        known: Paths of the backend's modules by their identities.
+        parts_only: Whether only these count.
+    """
 
     known: dict[int, str]
     parts_only: bool
 
     def innermost(self, nodes: list[fx.Node]) -> str | None:
         """The path of the innermost module whose code has computed all nodes; None if that is no part of the backend's models."""
-        stacks = [list((node.meta.get("nn_module_stack") or {}).items()) for node in nodes]
-        modules: Any = commonprefix(stacks)  # type: ignore[type-var]  # it takes any sequences, its stubs paths only
-        for key, _ in reversed(modules):
-            identity = key.partition("@")[0]  # the second call of a module has the key `140331559548448@1`
+        stacks = [(node.meta.get("nn_module_stack") or {}).items() for node in nodes]
+        around: list[tuple[str, str]] = []
+        for each in zip(*stacks, strict=False):
+            if any(module != each[0] for module in each):
+                break
+            key, (name, _) = each[0]
+            around.append((key.partition("@")[0], name))  # the second call of a module has the key `140331559548448@1`
+        for identity, _ in reversed(around):
             if identity.isdigit() and (path := self.known.get(int(identity))) is not None:
                 return path
-        return None if self.parts_only else ""
+        if self.parts_only:
+            return None
+        return without_root(around[-1][1]) if around else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from .constrained import OnDepends
 from .device import Device
 from .fallback import KernelizeFallback
 from .fuel import Fuel, fuel_in_environment
+from .fusion import Fusion
 from .hub.from_cache import FromCache
 from .hub.locked_repository import UnderLock, lock_of
 from .hub.locks.lock import Lock
@@ -57,6 +58,7 @@ class Options:
     select: Select | None = None
     select_budget: float = 120.0
     plan: TunedPlan | None = None
+    fusions: Mapping[str, type[Fusion]] | None = None
 
     @property
     def compiled(self) -> bool:

@@ -17,6 +17,7 @@ from .capture.exactness import why_not_exact
 from .constrained import OnDepends
 from .errors import CaptureError
 from .fallback import KernelizeFallback
+from .fusion import current_fusions
 from .kernelized import Kernelized
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
@@ -147,6 +148,7 @@ def _options(
         {
             "inner": "eager",
             "mapping": current_mapping() if mapping is None else mapping,
+            "fusions": current_fusions(),
             "kernel_mode": plain,
             "use_fallback": use_fallback,
             "device": device,

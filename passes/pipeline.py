@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 from torch import fx
 
+from .fuse import Composition, Matched, find_fused_calls
 from .layer_call import LayerCall
 from .markers import erase_markers, find_marked_calls
 from .plan import DecideCall, Plan, plan_rewrites
@@ -21,10 +22,18 @@ from .rewrite import rewrite
 from .verify import fault_of_any_node, fault_of_markers, fault_of_rewrites, nodes_without_example_value
 
 
-def compiler(decider: Decider, record: Callable[[State], None], *, edit: bool = True, observer: Observer | None = None) -> Pipeline:
+def compiler(
+    compositions: tuple[Composition, ...],
+    decider: Decider,
+    record: Callable[[State], None],
+    *,
+    edit: bool = True,
+    observer: Observer | None = None,
+) -> Pipeline:
     """Return what turns a captured graph into one with kernels.
 
     Args:
+        compositions: The fusions that are looked for.
         decider: Makes, of all calls of a capture, what decides one of them.
         record: Takes in the decisions. If it raises, no kernel is put into the graph.
         edit: Whether kernels are put into the graph. `explain` stops before that.
@@ -33,6 +42,7 @@ def compiler(decider: Decider, record: Callable[[State], None], *, edit: bool = 
     passes = (
         FindMarked(),  # annotated calls, by the markers that capture has put around them
         EraseMarkers(),  # from here on the graph is the one that backend="eager" gets
+        FindFused(compositions),  # compositions that the model's author gave no name
         Decide(decider),  # one decision for each call, complete before the first edit
         Record(record),  # into the report
         Rewrite(),  # the only step that edits the model's operations
@@ -47,11 +57,13 @@ class State:
     Args:
         module: The captured graph. The graphs nested in it belong to it.
         calls: The layer calls in these graphs.
+        matched: How often each composition was found in each of these graphs.
         plan: One decision for each call.
     """
 
     module: fx.GraphModule
     calls: tuple[LayerCall, ...] = ()
+    matched: tuple[Matched, ...] = ()
     plan: Plan = field(default_factory=Plan)
 
     @cached_property
@@ -146,6 +158,27 @@ class EraseMarkers:
             if erase_markers(each.graph):
                 each.recompile()
         return state
+
+
+@dataclass(frozen=True)
+class FindFused:
+    """Every place where a composition matches is a layer call of the state, too."""
+
+    compositions: tuple[Composition, ...]
+    name: ClassVar[str] = "find-fused"
+
+    def __call__(self, state: State) -> State:
+        if not self.compositions:
+            return state
+        counts = Counter[Hashable]((id(call.site.owner), call.site.path) for call in state.calls)
+        calls: list[LayerCall] = []
+        matched: list[Matched] = []
+        for each in state.modules:
+            own = tuple([call for call in state.calls if call.graph is each.graph])
+            found, of_each = find_fused_calls(each.graph, own, self.compositions, counts)
+            calls += found
+            matched += of_each
+        return replace(state, calls=tuple(calls), matched=tuple(matched))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import weakref
 from dataclasses import dataclass
 from types import CodeType, FunctionType
@@ -27,7 +26,7 @@ from . import _torch
 from .annotated_functions import wrapped_function
 from .call_gate import KERNELIZED
 from .kernel_forward import FunctionLayer, path_of
-from .paths import ModulePaths
+from .paths import ModulePaths, without_root
 from .rewritten_layer import is_rewritten
 
 
@@ -263,18 +262,13 @@ def _path(
         return path_of(caller[0]) or layer_name
     stack = _torch.module_stack(frame)
     if module is not None and stack and not _is_function_module(module):
-        reached = _without_root(stack[-1])
+        reached = without_root(stack[-1])
         if reached:
             return reached
     around = paths.get(caller[0]) if caller is not None else None
     if around is None:
-        around = _without_root(stack[-1]) if stack else ""
+        around = without_root(stack[-1]) if stack else ""
     return f"{around}.{layer_name}" if around else layer_name
-
-
-def _without_root(name: str) -> str:
-    """``L['self'].layers.0.norm`` -> ``layers.0.norm``."""
-    return re.sub(r"^[A-Z]+\['[^']*'\]\.?", "", name)
 
 
 def _is_function_module(module: nn.Module) -> bool:

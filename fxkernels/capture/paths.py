@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 
 from torch import nn
@@ -51,3 +52,8 @@ class ModulePaths:
     def annotated(self) -> dict[str, tuple[str, bool]]:
         """Paths of all annotated modules, with their layer names and whether they override the annotated forward."""
         return dict(self._annotated)
+
+
+def without_root(name: str) -> str:
+    """Return a module's path by Dynamo's name for it: ``L['self'].layers.0.norm`` -> ``layers.0.norm``."""
+    return re.sub(r"^[A-Z]+\['[^']*'\]\.?", "", name)

@@ -12,7 +12,7 @@ from graphs import GraphBuilder, norm_call
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxkernels.passes.find import find_layer_calls
+from fxkernels.passes.markers import find_marked_calls
 from fxkernels.passes.matching import Match, Matcher, NearMiss
 from fxkernels.passes.patterns import ANY, Layer, Pattern, one_of
 
@@ -146,7 +146,7 @@ def test_an_atom_is_a_layer_call_of_its_name() -> None:
     x, y, weight = build.tensor("x", 2, 8), build.tensor("y", 2, 8), build.tensor("weight", 8)
     total = build(torch.add, x, y)
     graph = build.finish(norm_call(build, "norm", total, weight), total)
-    calls = find_layer_calls(graph)
+    calls = find_marked_calls(graph)
     (match,), near = Matcher(graph, calls).find([Pattern.of(AddNorm())])
     assert (match.layers["norm"], near) == (calls[0], None)
     assert {value.name for value in match.arguments.values()} == {"x", "y"}
@@ -160,7 +160,7 @@ def test_a_layer_call_of_another_name_is_none() -> None:
     with build.layer("act", total, name="SiLU") as call:
         call.returns(build(F.silu, total))
     graph = build.finish(call.output)
-    assert Matcher(graph, find_layer_calls(graph)).find([Pattern.of(AddNorm())])[0] == ()
+    assert Matcher(graph, find_marked_calls(graph)).find([Pattern.of(AddNorm())])[0] == ()
 
 
 def test_the_attempt_that_got_furthest_says_where_it_ended_and_what_differs() -> None:

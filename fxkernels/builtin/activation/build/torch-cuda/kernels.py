@@ -118,7 +118,7 @@ def gated_backward(
     grad, gate, up, grad_gate, grad_up, grad_row, grad_column, gate_row, gate_column, up_row, up_column, out_row, count, n,
     FUNCTION: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gate and up may be halves of one tensor. Both gradients then go into one, which autograd of two slices would fill with zeros first."""
+    """Gate and up may be halves of one tensor. Both gradients then go into one, which autograd would fill with zeros first, twice."""
     rows, columns, inside = tile_of(count, n, BLOCKS, ROWS, BLOCK)
     incoming = block_of(grad + rows * grad_row + columns * grad_column, inside, MASKED)
     gates = block_of(gate + rows * gate_row + columns * gate_column, inside, MASKED)

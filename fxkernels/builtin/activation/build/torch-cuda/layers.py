@@ -1,4 +1,4 @@
-"""The kernel layers. None reads anything from the layer that it stands in for; they differ in the function, in names, and in what is one tensor."""
+"""The kernel layers. None reads anything from the layer that it stands in for; they differ in the function, and in names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel layers `RMSNorm` and `AddRMSNorm`: forward in one buffer, backward with one element-wise product and two matrix-vector products."""
+"""The kernel layers `RMSNorm` and `AddRMSNorm`: forward in one buffer, backward with one product and two matrix-vector products."""
 
 from __future__ import annotations
 
