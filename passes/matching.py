@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from .example_values import example
 from .layer_call import LayerCall
 from .operations import Operation, canonical_name, operation_of
 from .patterns import ANY, Pattern, one_of
-from .region import example
 
 _STEPS = 2_000
 """How many comparisons one attempt may take, for each operation of the pattern. Only alternatives within alternatives need many."""
