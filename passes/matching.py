@@ -7,9 +7,11 @@ that may be the pattern's last one is tried once, and the number of steps of an 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -65,7 +67,9 @@ class NearMiss:
 
     def __str__(self) -> str:
         reached = f"{self.matched} of {self.pattern.size} operations of {self.pattern.name} matched"
-        return f"{reached}; at {self.node.name} the pattern has {self.wanted}, the graph {self.found}"
+        place = ", ".join(filter(None, (_module_of(self.node), _line_of(self.node))))
+        at = f"{self.node.name} ({place})" if place else self.node.name
+        return f"{reached}; at {at} the pattern has {self.wanted}, the graph {self.found}"
 
 
 _Goals = Any
@@ -346,6 +350,18 @@ class Matcher:
             if name is not None:
                 return f"{has} with {name}={ours.get(name)}", f"{found} with {name}={theirs[name]}"
         return has, found
+
+
+def _module_of(node: fx.Node) -> str:
+    """Dynamo's name of the innermost module around an operation."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return re.sub(r"^[A-Z]+\['[^']*'\]\.?", "", stack[-1][0]) if stack else ""
+
+
+def _line_of(node: fx.Node) -> str:
+    """File and line of the model's code that an operation comes from."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    return f"{PurePath(lines[-1][0]).name}:{lines[-1][1]}" if lines else ""
 
 
 def _named(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[Any, Any]:

@@ -18,18 +18,23 @@ import triton.language as tl
 
 @triton.jit
 def last_seen(mask, rows, count, mask_row, mask_column, length, ADDED: tl.constexpr, BLOCK: tl.constexpr):
-    """One more than the last key that some row sees. A static cache is longer than what it holds, and its end is masked."""
+    """One more than the last key that some row sees. A static cache is longer than what it holds, and its end is masked.
+
+    The search begins at the end: what is masked there is all that it reads of the mask, and the keys behind are not read at all.
+    """
     columns = tl.arange(0, BLOCK)
     last = 0
-    for start in range(0, length, BLOCK):
-        places = start + columns
-        inside = (rows < count)[:, None] & (places < length)[None, :]
+    end = length
+    while (last == 0) & (end > 0):
+        places = end - BLOCK + columns
+        inside = (rows < count)[:, None] & (places >= 0)[None, :]
+        at = mask + rows[:, None] * mask_row + places[None, :] * mask_column
         if ADDED:
-            seen = tl.load(mask + rows[:, None] * mask_row + places[None, :] * mask_column, mask=inside, other=-float("inf"))
-            seen = seen != -float("inf")
+            seen = tl.load(at, mask=inside, other=-float("inf")) != -float("inf")
         else:
-            seen = tl.load(mask + rows[:, None] * mask_row + places[None, :] * mask_column, mask=inside, other=0) != 0
-        last = tl.maximum(last, tl.max(tl.max(tl.where(seen, places[None, :] + 1, 0), 1), 0))
+            seen = tl.load(at, mask=inside, other=0) != 0
+        last = tl.max(tl.max(tl.where(seen, places[None, :] + 1, 0), 1), 0)
+        end -= BLOCK
     return last
 
 
