@@ -28,9 +28,6 @@ def reads_of(module: fx.GraphModule, calls: Iterable[LayerCall]) -> dict[str, tu
     return {call.key: tuple([calls[n].key for n in _numbers(reads)]) for call, reads in zip(calls, walk.reads, strict=True)}
 
 
-_NOTHING: dict[fx.Node, int] = {}
-
-
 class _Walk:
     """One walk over the nodes. A set of calls is an integer with one bit for each, so that merging two costs little."""
 
@@ -61,12 +58,14 @@ class _Walk:
         sources = 0
         nested = graph.owning_module is not None and any(isinstance(each, fx.GraphModule) for each in graph.owning_module.children())
         for node in graph.nodes:
-            for number in self._begins.get(node, ()):
-                self._read(number, reached)
+            if node in self._begins:
+                for number in self._begins[node]:
+                    self._read(number, reached)
             sources = 0
             for value in node.all_input_nodes:
                 sources |= reached[value]
-            sources = self._nearest(sources)
+            if sources & (sources - 1):
+                sources = self._nearest(sources)
             if node.op == "placeholder":
                 sources = given
             elif nested and node.op == "call_function":
@@ -75,8 +74,8 @@ class _Walk:
             if not node.users and node not in self._held and node.args and isinstance(node.args[0], fx.Node):
                 reached[node.args[0]] = sources  # it is there for its effect: `cache[...] = key`
             reached[node] = sources
-            for output, number in self._gives.get(node, _NOTHING).items():
-                reached[output] = 1 << number
+            if node in self._gives:
+                reached.update((output, 1 << number) for output, number in self._gives[node].items())
         for number in reversed(self._empty.get(graph, ())):
             self._read(number, reached)
         return sources
