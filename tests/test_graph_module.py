@@ -233,7 +233,7 @@ def test_a_layer_whose_forward_is_called_by_itself_is_rewritten(x: torch.Tensor)
 
 
 def test_functions_of_the_kernels_package_are_rewritten(x: torch.Tensor) -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     turn = kernels.use_kernel_forward_from_hub("Rotate")(_plain_turn)
     plain = Reaches(lambda x: turn(x)).eval()
     model = kernelize(plain, mapping=ROTATE, verify="off")
@@ -263,7 +263,7 @@ def test_a_checkpoint_around_it_gives_the_right_gradients(block: Any, x: torch.T
     assert runs() >= 1
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_forward_mode_ad_gets_the_tangent_of_the_original(block: Any, x: torch.Tensor) -> None:
     def tangent(model: Any) -> Any:
         with torch.no_grad(), forward_ad.dual_level():
@@ -273,7 +273,7 @@ def test_forward_mode_ad_gets_the_tangent_of_the_original(block: Any, x: torch.T
     assert runs() == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_transforms_of_torch_func_give_what_the_original_gives(block: Any, x: torch.Tensor) -> None:
     plain = fxkernels.original(block)
     torch.testing.assert_close(torch.func.grad(lambda x: block(x).sum())(x), torch.func.grad(lambda x: plain(x).sum())(x))
@@ -290,7 +290,7 @@ TRACES: dict[str, Callable[[Any, torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated")
 @pytest.mark.parametrize("trace", TRACES)
 def test_a_trace_gets_the_original_layers_and_the_next_call_runs_kernels(block: Any, x: torch.Tensor, trace: str) -> None:
     traced = TRACES[trace](block, x)
