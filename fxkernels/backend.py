@@ -51,6 +51,7 @@ class Session:
     around: dict[int, HubKernels] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     counters: RunCounters | None = None
+    capture: str = "dynamo"
     runner: Callable[[fx.GraphModule], Callable[..., Any]] | None = None
     """Runs the rewritten graphs in the place of the inner compiler, for which they are still planned: for looking at single kernels."""
 
@@ -59,7 +60,7 @@ class Session:
 
     def about(self) -> About:
         """What the report says of the captures as a whole."""
-        return About(self.paths.model, tuple(self.chooser.targets.values()), installed_versions())
+        return About(self.paths.model, tuple(self.chooser.targets.values()), installed_versions(), self.capture)
 
 
 class HubKernels:
@@ -70,7 +71,7 @@ class HubKernels:
     def __init__(self, options: Options, session: Session | None = None, *, parts_only: bool = False) -> None:
         self.options = options
         if session is None:
-            session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None)
+            session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None, capture=options.capture)
         self.session = session
         self.parts_only = parts_only
         dynamo.install()

@@ -30,7 +30,8 @@ from .target import Target
 class Options:
     """What can be asked of the backend. See `hubkernels` for the public ones.
 
-    `device` and `declared` belong to `kernelize`: restrict to a device type, take only kernels that declare support for torch.compile.
+    `device`, `declared` and `capture` belong to `kernelize`: restrict to a device type, take only kernels that declare support for
+    torch.compile, and how the model became what Dynamo captures.
     `edit` and `target` belong to `explain`: whether the plan is carried out, and what kernels are chosen for if it is not this machine.
     """
 
@@ -52,7 +53,7 @@ class Options:
     edit: bool = True
     target: Target | None = None
     fuel: int | None = None
-    calls: frozenset[str] | None = None
+    capture: str = "dynamo"
     counters: bool = False
     select: Select | None = None
     select_budget: float = 120.0
@@ -78,7 +79,7 @@ class Options:
         """Return a new memory of kernels that are chosen for this machine, or for the target that was asked for."""
         target = self.target
         target_of = Target.of_machine if target is None else lambda device: target
-        return Chooser(target_of, self.loader(), fuel=Fuel(self.fuel, self.calls), budget=Budget(self.select_budget))
+        return Chooser(target_of, self.loader(), fuel=Fuel(self.fuel), budget=Budget(self.select_budget))
 
 
 PUBLIC_OPTIONS = (

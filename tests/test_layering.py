@@ -18,9 +18,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "cache_directory", "fallback", "mode", "device", "target", "mapping", "annotate", "versions", "fuel"}),
     frozenset({"kernels", "hub", "builtin"}),
     frozenset({"admission", "capture", "candidates", "constrained", "report", "selection"}),
-    frozenset(
-        {"transform", "explaining", "on_fakes", "symbolic", "kernelized", "backend", "dump", "options", "gatekeeper", "culprit", "tuning"}
-    ),
+    frozenset({"transform", "explaining", "on_fakes", "kernelized", "backend", "dump", "options", "culprit", "tuning"}),
     frozenset({"__init__", "__main__", "cli", "demo_model", "entry_point", "integrations", "testing"}),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

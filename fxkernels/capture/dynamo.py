@@ -24,11 +24,11 @@ from ..kernels.stand_in import LayerState
 from ..passes.layer_call import CallSite
 from ..passes.markers import SITE, enter, leave
 from . import _torch
-from .annotated_functions import wrapped_function
-from .call_gate import KERNELIZED
-from .kernel_forward import FunctionLayer, path_of
+from .graph_module import FunctionCall
 from .paths import ModulePaths
-from .rewritten_layer import is_rewritten
+
+KERNELIZED = "_fxkernels"
+"""Attribute of a module that belongs to a kernelized model: its `backend` decides the module's calls."""
 
 
 class CapturingBackend(Protocol):
@@ -125,7 +125,7 @@ class Brackets:
             state, tensors = (None, {}) if is_function or module is None else _layer_state(frame, module, self_variable)
             marked = (marked_args, marked_kwargs, tensors)
             training = _training(frame, caller[1] if is_function and caller is not None else self_variable)
-        written = (wrapped_function(module) if is_function and module is not None else None) or function
+        written = (_wrapped_function(module) if is_function and module is not None else None) or function
         site = CallSite(
             path=path,
             layer_name=layer_name,
@@ -193,8 +193,6 @@ def _called_layer(frame: _torch.Frame, function: FunctionType, args: list[_torch
     module = _torch.peek(frame, args[0])
     if not isinstance(module, nn.Module) or layer_name_of(module) is None:
         return None
-    if is_rewritten(module):  # what runs here chooses between kernel and original, and shows us the original
-        return None
     return module if inspect.getattr_static(type(module), "forward", None) is function else None
 
 
@@ -255,18 +253,16 @@ def _path(
     frame: _torch.Frame, paths: ModulePaths, module: nn.Module | None, caller: tuple[nn.Module, _torch.Variable] | None, layer_name: str
 ) -> str:
     known = paths.get(module) if module is not None else None
-    if known is None and module is not None:
-        known = path_of(module)
     if known is not None:
         return known
-    if caller is not None and isinstance(caller[0], FunctionLayer):
-        return path_of(caller[0]) or layer_name
     stack = _torch.module_stack(frame)
     if module is not None and stack and not _is_function_module(module):
         reached = _without_root(stack[-1])
         if reached:
             return reached
     around = paths.get(caller[0]) if caller is not None else None
+    if around is not None and caller is not None and isinstance(caller[0], FunctionCall):
+        around = around.rpartition(".")[0]
     if around is None:
         around = _without_root(stack[-1]) if stack else ""
     return f"{around}.{layer_name}" if around else layer_name
@@ -281,6 +277,14 @@ def _is_function_module(module: nn.Module) -> bool:
     """Whether the module is a function that the `kernels` package has turned into one: a module without state that wraps a closure."""
     forward = type(module).forward
     return hasattr(forward, "__signature__") and forward.__closure__ is not None and not module._parameters and not module._modules
+
+
+def _wrapped_function(module: nn.Module) -> FunctionType | None:
+    """The plain function inside a function module of the `kernels` package (seen with 0.17): a free variable of its forward."""
+    for cell in getattr(type(module).forward, "__closure__", None) or ():
+        if isinstance(cell.cell_contents, FunctionType):
+            return cell.cell_contents
+    return None
 
 
 # --- what the call's markers carry ------------------------------------------------------------------------------------------------------

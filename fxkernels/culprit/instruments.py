@@ -11,14 +11,12 @@ from torch import fx, nn
 
 from ..backend import HubKernels
 from ..capture import _torch
-from ..capture.call_gate import KERNELIZED
 from ..capture.clone import clone_module
+from ..capture.dynamo import KERNELIZED
 from ..kernelized import Kernelized
 from ..kernels.call import KernelCall
 from ..options import Options
 from ..passes.pipeline import graph_modules
-from ..symbolic import SYMBOLIC_OPTIONS
-from ..target import Target
 from ..transform import kernelize, original
 
 Instrument = Callable[[KernelCall, tuple[Any, ...]], Any]
@@ -32,12 +30,10 @@ class Asked:
     Args:
         model: The model without kernels.
         options: What was asked of the backend.
-        target: What its kernels were chosen for, if it is kernelized symbolically; else None.
     """
 
     model: nn.Module
     options: Options
-    target: Target | None = None
 
     @staticmethod
     def of(model: nn.Module, options: dict[str, Any]) -> Asked:
@@ -109,15 +105,8 @@ def by_the_layer(call: KernelCall, inputs: tuple[Any, ...]) -> Any:
 
 def _made_with(model: nn.Module) -> Asked | None:
     """What `kernelize` was asked for when it made this model."""
-    attributes = vars(model)
-    if KERNELIZED in attributes:
-        kernelized: Kernelized = attributes[KERNELIZED]
-        return Asked(_in_the_mode_of(model), kernelized.backend.options)
-    if SYMBOLIC_OPTIONS in attributes:
-        options: Options = attributes[SYMBOLIC_OPTIONS]
-        device = options.device or next(tensor.device.type for tensor in (*model.parameters(), *model.buffers()))
-        return Asked(_in_the_mode_of(model), options, Target.of_machine(device))
-    return None
+    kernelized: Kernelized | None = vars(model).get(KERNELIZED)
+    return Asked(_in_the_mode_of(model), kernelized.backend.options) if kernelized is not None else None
 
 
 def _in_the_mode_of(model: nn.Module) -> nn.Module:

@@ -66,6 +66,7 @@ class About:
     model: str = ""
     targets: tuple[Target, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    capture: str = "dynamo"
 
 
 class Recorder:
@@ -84,7 +85,7 @@ class Recorder:
         self._captured: dict[Hashable, _Captured] = {}
         self._notes: dict[str, None] = {}
         self._limits: dict[str, None] = {}
-        self.report = Report(pending=True, ran=counters)
+        self.report = Report(pending=True, capture=about().capture, ran=counters)
         self.listeners: list[Callable[[Report], None]] = []
 
     def decisions(self) -> Iterator[tuple[str, CallSite, Decision]]:
@@ -146,6 +147,7 @@ class Recorder:
             tuple(calls),
             graphs,
             notes=tuple(self._notes),
+            capture=about.capture,
             model=about.model,
             targets=about.targets,
             versions=about.versions,

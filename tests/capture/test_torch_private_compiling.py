@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from torch import fx, nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from fxkernels.capture import _torch
 
@@ -100,6 +104,31 @@ def test_compiling_around_is_true_while_an_outer_compile_is_in_force() -> None:
 
     torch.compile(lambda x: call(x.sin()).cos(), backend="eager")(X)
     assert (seen, _torch.compiling_around()) == ([True], False)
+
+
+def test_operations_are_watched_within_traces_dual_levels_and_dispatch_modes_only() -> None:
+    seen: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def call(x: torch.Tensor) -> torch.Tensor:
+            seen[name] = _torch.operations_are_watched()
+            return x + 1
+
+        return call
+
+    fx.symbolic_trace(note("symbolic_trace"))
+    make_fx(note("make_fx"))(X)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace")
+        torch.jit.trace(note("torch.jit.trace"), (X,), check_trace=False)
+    with forward_ad.dual_level():
+        note("dual level")(X)
+    with FlopCounterMode(display=False):
+        note("dispatch mode")(X)
+    assert all(seen.values()), seen
+    assert not _torch.operations_are_watched()
+    torch.func.grad(lambda x: note("torch.func")(x).sum())(X)
+    assert not seen["torch.func"]
 
 
 def test_cause_of_is_what_the_backend_raised() -> None:

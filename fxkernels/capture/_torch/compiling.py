@@ -19,6 +19,8 @@ from torch._dynamo.eval_frame import skip_code
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx import _symbolic_trace
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map
 
@@ -92,6 +94,18 @@ def entry(call: Callable[..., Any], traced: Callable[..., Any]) -> Callable[...,
 def compiling_around() -> bool:
     """Whether an outer `torch.compile` is in force for the frames that this thread calls."""
     return callable(get_eval_frame_callback())
+
+
+def operations_are_watched() -> bool:
+    """Whether something around this thread's calls has to see each operation of a model, where Dynamo would raise or stay away for good: a
+    trace of torch.jit or torch.fx, forward-mode AD, a dispatch mode such as `FlopCounterMode` (torch 2.11, 2.13, 2.15).
+    """
+    return (
+        _symbolic_trace.is_fx_symbolic_tracing()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 @contextlib.contextmanager
