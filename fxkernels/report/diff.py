@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import replace
 
+from ..kernels.describe import Operation
 from .fold import Fold, fold_calls, folded_message, number_set
 from .location import short_location
 from .model import CallReport, GraphDecision, Report
-from .operation import Operation
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
+from ..kernels.describe import Operation
 from ..kernels.layer import KernelIdentity
 from ..kernels.lowering.lowering import Lowering
 from ..passes.gate import Candidate, Gate
@@ -19,7 +20,6 @@ from ..passes.miss import Miss
 from ..passes.plan import Status
 from ..target import Target
 from .counters import RunCounters
-from .operation import Operation
 
 if TYPE_CHECKING:
     from .compare import Comparison

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import fx
 
+from ..kernels.describe import Description
+from ..passes.dataflow import reads_of
 from ..passes.layer_call import CallSite, LayerCall
 from ..passes.miss import Miss
 from ..passes.plan import Decision
 from ..target import Target
 from .counters import RunCounters
 from .model import CallReport, Evidence, GraphDecision, Report
-from .operation import Described
-from .reads import reads_of
 from .trace import trace
 
 _thread = threading.local()
@@ -183,7 +183,7 @@ def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallRe
 
 def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:
     """Return what a report says of one decision. See `GraphDecision` for the arguments."""
-    described: Described = decision.described or Described()
+    described: Description = decision.described or Description()
     return GraphDecision(
         graph,
         decision.status,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ...kernels.describe import Operation
 from ...passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from ...passes.miss import Miss
 from ..anchor import anchor_of, link_to
@@ -13,7 +14,6 @@ from ..changes import change_for
 from ..fold import Fold, differing_decisions, fold_calls, folded_message, graphs_that_decided
 from ..location import short_location
 from ..model import CallReport, GraphDecision, Report
-from ..operation import Operation
 from ..tree import Branch, Leaf, module_tree
 
 MOST_LISTED = 64

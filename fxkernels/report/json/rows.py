@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from ...kernels.describe import Operation
 from ...kernels.layer import KernelIdentity
 from ...kernels.lowering.lowering import Lowering
 from ...passes.gate import Candidate, Gate
 from ...passes.miss import Miss
 from ..model import GraphDecision
-from ..operation import Operation
 
 SCHEMA = "fxkernels.report/1"
 """What the key ``schema`` holds. The number grows when a reader of the last one would misread the text."""

@@ -1,4 +1,4 @@
-"""Which layer calls feed which: the edges of a picture in which only layer calls are drawn."""
+"""Which layer calls read from which: the graph's dataflow with layer calls only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import reduce
 
 from torch import fx
 
-from ..passes.layer_call import LayerCall
+from .layer_call import LayerCall
 
 
 def reads_of(module: fx.GraphModule, calls: Iterable[LayerCall]) -> dict[str, tuple[str, ...]]:

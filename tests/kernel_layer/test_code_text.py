@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from graphs import GraphBuilder, named
 from torch import fx
 
-from fxkernels.report.spelling import Symbols, code_of, spelled_value
+from fxkernels.kernels.code_text import Symbols, code_of, spelled_value
 
 
 class _Written:

@@ -12,14 +12,13 @@ from kernel_repositories import repository
 from fxkernels import explain, use_kernel_mapping
 from fxkernels.builtin import builtin_mapping
 from fxkernels.demo_model import decoder
+from fxkernels.kernels.describe import Operation, describe, describe_inputs
 from fxkernels.report.model import GraphDecision, Report
-from fxkernels.report.operation import Operation
-from fxkernels.report.operations_of import Description
 
 LONG_STACK = """
-  File "/home/somebody/model.py", line 40, in forward
+  File "/home/user/model.py", line 40, in forward
     x = self.norm(x)
-  File "/home/somebody/layers.py", line 12, in forward
+  File "/home/user/layers.py", line 12, in forward
     return F.silu(x)
   File "{torch}/nn/functional.py", line 2371, in silu
     return torch._C._nn.silu(input)
@@ -83,8 +82,8 @@ def test_an_operation_has_the_innermost_line_of_the_users_code() -> None:
         node = build(torch.nn.functional.silu, x)
         node.meta["stack_trace"] = LONG_STACK
         layer.returns(node)
-    (operation,) = Description(only_call(build.finish(layer.output))).before
-    assert operation.location == "/home/somebody/layers.py:12"
+    (operation,) = describe(only_call(build.finish(layer.output))).before
+    assert operation.location == "/home/user/layers.py:12"
 
 
 def test_an_operation_without_a_stack_has_no_location() -> None:
@@ -94,7 +93,7 @@ def test_an_operation_without_a_stack_has_no_location() -> None:
         node = build(torch.sin, x)
         del node.meta["stack_trace"]
         layer.returns(node)
-    (operation,) = Description(only_call(build.finish(layer.output))).before
+    (operation,) = describe(only_call(build.finish(layer.output))).before
     assert operation == Operation("output", "torch.sin(argument_0)", "f32[4]", None)
 
 
@@ -105,7 +104,7 @@ def test_an_assignment_keeps_the_name_of_what_it_changes() -> None:
         total = build(torch.add, x, y)
         more = build(operator.iadd, total, y)
         layer.returns(build(torch.sin, more))
-    operations = Description(only_call(build.finish(layer.output))).before
+    operations = describe(only_call(build.finish(layer.output))).before
     assert [str(operation).split("  #")[0] for operation in operations] == [
         "add = torch.add(argument_0, argument_1)",
         "add += argument_1",
@@ -118,7 +117,7 @@ def test_values_inside_containers_are_named_by_their_place() -> None:
     x, cos, sin = (build.tensor(name, 4) for name in ("x", "cos", "sin"))
     with build.layer("layer", x, (cos, sin), {"bias": x}) as layer:
         layer.returns(build(operator.mul, build(operator.mul, x, cos), sin))
-    assert Description(only_call(build.finish(layer.output))).inputs == (
+    assert describe_inputs(only_call(build.finish(layer.output))) == (
         "argument_0: f32[4]",
         "argument_1[0]: f32[4]",
         "argument_1[1]: f32[4]",
@@ -133,7 +132,7 @@ def test_dynamic_sizes_are_numbered_in_the_order_of_the_inputs() -> None:
     rows = build.method("size", x, 0)
     with build.layer("layer", x, tensors={"weight": weight}) as layer:
         layer.returns(build(operator.mul, x, rows))
-    description = Description(only_call(build.finish(layer.output)))
+    description = describe(only_call(build.finish(layer.output)))
     assert description.inputs == ("argument_0: f32[s0, s1]", "self.weight: f32[8]", "s0: int")
     assert list(map(str, description.before)) == ["output = argument_0 * s0  # f32[s0, s1]"]
 
@@ -144,5 +143,5 @@ def test_operations_of_inner_calls_are_among_those_of_the_outer_one() -> None:
     with build.layer("block", x, tensors={"norm.weight": weight}) as block:
         block.returns(build(torch.sin, norm_call(build, "block.norm", x, weight)))
     outer, inner = calls_of(build.finish(block.output))
-    assert len(Description(outer).before) == len(Description(inner).before) + 1
-    assert Description(outer).before[-1].code == "torch.sin(mul_1)"
+    assert len(describe(outer).before) == len(describe(inner).before) + 1
+    assert describe(outer).before[-1].code == "torch.sin(mul_1)"

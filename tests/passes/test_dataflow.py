@@ -1,4 +1,4 @@
-"""Which calls feed which: the nearest ones, through residual streams, nested calls and checkpointed bodies."""
+"""Which calls read from which: the nearest ones, through residual streams, nested calls and checkpointed bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import fx
 
 from fxkernels import explain
 from fxkernels.demo_model import decoder
-from fxkernels.report.reads import reads_of
+from fxkernels.passes.dataflow import reads_of
 
 
 def reads(build: GraphBuilder, *outputs: fx.Node) -> dict[str, tuple[str, ...]]:
@@ -27,7 +27,7 @@ def test_a_call_reads_the_one_whose_output_reaches_it() -> None:
     assert reads(build, second) == {"first#0": (), "second#0": ("first#0",)}
 
 
-def test_the_residual_stream_is_told_by_its_last_call() -> None:
+def test_of_the_calls_in_a_residual_stream_only_the_last_one_is_read() -> None:
     build = GraphBuilder()
     stream, weight = build.tensor("x", 4, 8), build.tensor("weight", 8)
     for number in range(4):
@@ -71,7 +71,7 @@ def test_what_is_written_into_a_buffer_is_read_from_there() -> None:
     assert reads(build, second)["second#0"] == ("first#0",)
 
 
-def test_calls_of_names_that_nobody_maps_are_related_too() -> None:
+def test_calls_without_a_mapped_kernel_are_related_too() -> None:
     model, args = decoder(length=16, layers=1)
     found = {call.key: call.decisions[-1].reads for call in explain(model, *args).calls}
     assert found == {

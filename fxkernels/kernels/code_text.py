@@ -1,4 +1,4 @@
-"""How a node of a graph is written: the code of its call as a person would write it, and dtype, shape and strides of its value."""
+"""A node of a graph as text: its call as a person would write it in Python, and dtype, shape and strides of its value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from ..kernels.call import Slot
+from .call import Slot
 
 _SHORT_DTYPES = {
     torch.float64: "f64",

@@ -1,6 +1,6 @@
-"""From a layer call in a graph to its operations: what the region does, line by line, and what takes its place.
+"""A layer call in words: its inputs, the operations of its region, and the call of the kernel that replaces them.
 
-Everything is named locally, so that calls of the same form get equal operations and one description serves all of them.
+All names are local to the call, so calls of the same form have equal descriptions and share one.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import itertools
 import os
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx
 
-from ..kernels.bound import Bound
-from ..kernels.call import Slot
-from ..kernels.layer import KernelIdentity
-from ..kernels.origin import LayerOrigin
 from ..passes.example_values import example
 from ..passes.layer_call import LayerCall
 from ..passes.region import external_inputs
-from .operation import Operation
-from .spelling import Symbols, code_of, is_assignment, spelled, spelled_value
+from .bound import Bound
+from .call import Slot
+from .code_text import Symbols, code_of, is_assignment, spelled, spelled_value
+from .layer import KernelIdentity
+from .origin import LayerOrigin
 
 # torch.fx makes names unique with numbers, which differ from call to call: mul_3, hidden_states_12_1.
 _NUMBERS = re.compile(r"(?:_\d+)+$")
@@ -36,15 +36,70 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _SILENT = frozenset({"_log_api_usage_once"})
 
 
-class Description:
-    """One layer call in words: its inputs, what its region does, and what a kernel does instead.
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a layer call.
 
-    Inputs are called what the layer's signature calls them, the layer's tensors ``self.weight``, what comes out ``output`` (of two values
-    ``output_0`` and ``output_1``), and every other value what the layer's own code calls it, or else the operation.
+    Names are local to the call: its inputs are called what the layer calls them (``hidden_states``, ``self.weight``), its values what the
+    layer's code calls them (``variance``), or else the operation (``rsqrt``), and its outputs ``output`` (of two values ``output_0`` and
+    ``output_1``). So the operations of two identical calls are equal.
+
+    Args:
+        name: Name of the value that it computes, of several joined by ", "; empty where it computes none, as an assignment (``x += y``).
+        code: The operation as it would be written in Python, e.g. ``hidden_states.pow(2)``.
+        value: Dtype, shape and, where it is not contiguous, strides of what it computes, e.g. ``f32[2, 8, 64] strides [1024, 128, 2]``;
+            several joined by ", ". Dynamic sizes are ``s0``, ``s1`` in the order of the inputs.
+        location: ``file:line`` of the user's source, if known.
+    """
+
+    name: str
+    code: str
+    value: str
+    location: str | None = None
+
+    def __str__(self) -> str:
+        line = f"{self.name} = {self.code}" if self.name else self.code
+        return f"{line}  # {self.value}" if self.value else line
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A layer call in words, shared by all calls of the same form.
+
+    Args:
+        inputs: The graph values that the call reads, e.g. ``hidden_states: bf16[2, 8, 64]``.
+        before: What the region does, one operation for each node; those of the annotated calls inside it are among them.
+        after: The call of the kernel that replaces the region; empty if none does.
+    """
+
+    inputs: tuple[str, ...] = ()
+    before: tuple[Operation, ...] = ()
+    after: tuple[Operation, ...] = ()
+
+
+def describe(
+    call: LayerCall, kernel: KernelIdentity | None = None, bound: Bound | None = None, cloned: Collection[int] = ()
+) -> Description:
+    """Return a layer call in words.
 
     Args:
         call: The call, before its graph is edited.
+        kernel: Who replaces the call, if a kernel does.
+        bound: How the kernel is called.
+        cloned: Positions of the inputs of which the kernel gets a copy.
     """
+    names = _LocalNames(call)
+    inputs, before = names.inputs(), names.before()
+    return Description(inputs, before, (names.kernel_call(kernel, bound, cloned),) if kernel is not None and bound is not None else ())
+
+
+def describe_inputs(call: LayerCall) -> tuple[str, ...]:
+    """Return the graph values that a call reads, as the layer names them, e.g. ``hidden_states: bf16[2, 8, 64]``."""
+    return _LocalNames(call).inputs()
+
+
+class _LocalNames:
+    """The names that the values of one call have in its description, and the sentences that are made of them."""
 
     def __init__(self, call: LayerCall) -> None:
         self._call = call
@@ -63,28 +118,18 @@ class Description:
         for number, node in enumerate(self._computed):  # their nodes have the names of the caller's variables
             self._name(node, "output" if len(self._computed) == 1 else f"output_{number}")
 
-    @property
     def inputs(self) -> tuple[str, ...]:
-        """The graph values that go in, e.g. ``hidden_states: bf16[2, 8, 64]``."""
         values = {node: "int" if isinstance(example(node), torch.SymInt) else self._value(node) for node in self._inputs}
         return tuple(f"{self._names[node]}: {value}" for node, value in values.items())
 
-    @property
     def before(self) -> tuple[Operation, ...]:
-        """What the region does, one operation for each node; those of the annotated calls inside it are among them."""
         nodes = [node for node in self._call.region if getattr(node.target, "__name__", "") not in _SILENT]
         for node in nodes:
             self._name(node, _NUMBERS.sub("", node.name))
         return tuple([self._operation(node) for node in nodes])
 
-    def after(self, kernel: KernelIdentity, bound: Bound, cloned: Collection[int] = ()) -> tuple[Operation, ...]:
-        """What takes the region's place: the call of the kernel, with its arguments and the layer's tensors.
-
-        Args:
-            kernel: Who replaces the call.
-            bound: How the kernel is called.
-            cloned: Positions of the inputs of which the kernel gets a copy.
-        """
+    def kernel_call(self, kernel: KernelIdentity, bound: Bound, cloned: Collection[int]) -> Operation:
+        """The call of the kernel, with its arguments and the layer's tensors."""
         names = [self._names[node] for node in self._inputs]
         slots = {Slot(position): f"{name}.clone()" if position in cloned else name for position, name in enumerate(names)}
         args = [spelled(value, slots) for value in bound.args]
@@ -92,7 +137,7 @@ class Description:
         tensors = [slots[value] for value in bound.tensors.values() if isinstance(value, Slot)]
         name = ", ".join(self._names[node] if node in self._call.inside else "_" for node in self._call.outputs)
         value = ", ".join(self._value(node) for node in self._call.outputs)
-        return (Operation(name, f"{kernel}({', '.join([*args, *kwargs, *tensors])})", value),)
+        return Operation(name, f"{kernel}({', '.join([*args, *kwargs, *tensors])})", value)
 
     def _operation(self, node: fx.Node) -> Operation:
         code = code_of(node, self._names)
