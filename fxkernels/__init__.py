@@ -22,23 +22,25 @@ if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
     from .culprit.bisection import bisect
+    from .culprit.numerics import numerics
     from .explaining import explain
     from .hub.importing.dependencies import get_kernel_dep
-    from .report.model import Report
-    from .report.recorder import last_report
+    from .report.publish import last_report
+    from .report.report import Report
     from .transform import kernelize, original
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Report": "report.model",
+    "Report": "report.report",
     "bisect": "culprit.bisection",
     "builtin_mapping": "builtin",
     "explain": "explaining",
     "get_kernel_dep": "hub.importing.dependencies",
     "hubkernels": "backend",
     "kernelize": "transform",
-    "last_report": "report.recorder",
+    "last_report": "report.publish",
+    "numerics": "culprit.numerics",
     "original": "transform",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "hubkernels",
     "kernelize",
     "last_report",
+    "numerics",
     "original",
     "register_kernel_mapping",
     "replace_kernel_forward_from_hub",

@@ -30,8 +30,8 @@ from .passes.miss import Miss
 from .passes.pipeline import State, compiler
 from .passes.plan import DecideCall, Decision, Plan, plan_rewrites
 from .report.counters import RunCounters, counted
-from .report.model import Report
 from .report.recorder import About, Recorder
+from .report.report import Report
 from .selection import Inner, Select
 from .selection.tuned_plan import TunedPlan
 from .target import Target

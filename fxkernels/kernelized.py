@@ -14,7 +14,7 @@ from .backend import HubKernels
 from .capture import _torch
 from .capture.dynamo import KERNELIZED
 from .errors import FxKernelsError
-from .report.model import Report
+from .report.report import Report
 
 
 class Kernelized:

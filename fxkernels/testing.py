@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from .passes.miss import CODES
-from .report.fold import Fold, fold_alike, fold_calls, folded_message, repeated_paths
-from .report.model import CallReport, Report
-from .report.outcome import nameless, outcome_of
+from .report.fold import Fold, fold_alike, fold_calls, folded_message, nameless, outcome_of, repeated_paths
+from .report.model import CallReport
+from .report.report import Report
 from .report.terminal import render_text
 from .report.why import why
 

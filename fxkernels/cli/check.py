@@ -14,7 +14,7 @@ from .saved_report import saved_report
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison
-    from ..report.model import Report
+    from ..report.report import Report
     from ..target import Target
 
 
@@ -57,7 +57,7 @@ def check(saved: Report, target: str, device: str | None, as_json: bool, **how: 
 
 def _told(saved: Report, comparison: Comparison) -> str:
     """What was lost and why, with what may be the cause; else what is better now."""
-    from ..report.compare_text import render_comparison
+    from ..report.compare import render_comparison
 
     had, lost = sum(call.status in ("rewritten", "unknown") for call in saved.calls), comparison.lost
     if lost:

@@ -12,7 +12,7 @@ from .saved_report import saved_report
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison
-    from ..report.model import Report
+    from ..report.report import Report
 
 
 @click.command(short_help="Compare two saved reports, like diff(1).")

@@ -16,7 +16,7 @@ from .factory import Arguments, FactoryError, described, load_target
 
 if TYPE_CHECKING:
     from ..report.matrix import Matrix
-    from ..report.model import Report
+    from ..report.report import Report
     from ..target import Target
 
 

@@ -1,9 +1,9 @@
-"""`fxkernels numerics`: how far each kernel of a model is from the layer whose place it takes."""
+"""`fxkernels numerics`: how far each kernel of a model is from the layer that it replaces."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 import torch
@@ -13,8 +13,7 @@ from .explain import target_arguments
 from .factory import Arguments, FactoryError, described, load_target
 
 if TYPE_CHECKING:
-    from ..report.model import Report
-    from ..report.numerics import Numerics
+    from ..culprit.differences import Numerics
 
 
 @click.command(short_help="Rank a model's kernels by how far they are off.")
@@ -35,7 +34,7 @@ def numerics(
       fxkernels numerics hf:llama --config num_hidden_layers=2
     """
     if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
-        raise FactoryError(f"{plot} is to be an .svg file in a folder that exists")
+        raise FactoryError(f"{plot} has to be an .svg file in a folder that exists")
     torch.manual_seed(0)
     model, arguments = load_target(target, config, device="cpu")
     if mode is not None:
@@ -49,6 +48,7 @@ def numerics(
 
 def _measured(name: str, model: nn.Module, arguments: Arguments, builtin: bool, unverified: bool, show_traceback: bool) -> Numerics:
     from .. import kernelize
+    from .. import numerics as measure
     from ..builtin import builtin_mapping
     from ..mapping import KernelMapping, current_mapping
 
@@ -58,8 +58,7 @@ def _measured(name: str, model: nn.Module, arguments: Arguments, builtin: bool, 
         run: Any = kernelize(model, mapping=mapping, verify="off" if unverified else None)
         with torch.no_grad():
             run(*args, **kwargs)
-        report = cast("Report", run.report)
-        return report.numerics(run, *args, **kwargs)
+        return measure(run, *args, **kwargs)
     except Exception as error:  # the user's model, and what kernelize says of it
         if show_traceback:
             raise

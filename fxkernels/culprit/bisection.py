@@ -11,7 +11,8 @@ from torch import nn
 
 from ..errors import FxKernelsError, KernelRuntimeError
 from ..kernels.call import KernelCall
-from ..report.model import CallReport, Report
+from ..report.model import CallReport
+from ..report.report import Report
 from .culprit import Culprit
 from .instruments import Asked, by_the_layer, instrumented
 from .untouched import Untouched

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from ..kernels.layer import KernelIdentity
 from ..target import Target
-from .model import CallReport, Report
+from .model import CallReport
+from .report import Report
 
 _NARROWEST = 40
 _GAP = 2

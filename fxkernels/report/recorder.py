@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,27 +16,9 @@ from ..passes.miss import Miss
 from ..passes.plan import Decision
 from ..target import Target
 from .counters import RunCounters
-from .model import CallReport, Evidence, GraphDecision, Report
-from .trace import trace
-
-_thread = threading.local()
-_log = logging.getLogger("fxkernels")
-
-
-def last_report() -> Report | None:
-    """Return the report of the calling thread's last capture, or None if there was none. It keeps no model alive."""
-    return getattr(_thread, "report", None)
-
-
-def publish(report: Report) -> None:
-    """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
-    _thread.report = report
-    # Calls that the user has left out himself are no surprise, and neither are those for which the compiler's own code was faster.
-    left_out = bool(report.calls) and report.counts["excluded"] == len(report.calls)
-    compared = any(call.miss is not None and call.miss.code == "not_profitable" for call in report.calls)
-    expected = report.rewritten or report.counts["unknown"] or left_out or compared
-    _log.log(logging.INFO if expected else logging.WARNING, "%s", report.summary)
-    trace(report)
+from .model import CallReport, Evidence, GraphDecision
+from .publish import publish, remember
+from .report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +104,8 @@ class Recorder:
             publish(self.report)
 
     def _update(self) -> None:
-        self.report = _thread.report = self._build()
+        self.report = self._build()
+        remember(self.report)
         self._tell()
 
     def _tell(self) -> None:

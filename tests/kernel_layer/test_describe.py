@@ -13,7 +13,8 @@ from fxkernels import explain, use_kernel_mapping
 from fxkernels.builtin import builtin_mapping
 from fxkernels.demo_model import decoder
 from fxkernels.kernels.describe import Operation, describe, describe_inputs
-from fxkernels.report.model import GraphDecision, Report
+from fxkernels.report.model import GraphDecision
+from fxkernels.report.report import Report
 
 LONG_STACK = """
   File "/home/user/model.py", line 40, in forward

@@ -12,7 +12,8 @@ from fxkernels.kernels.lowering.lowering import Lowering
 from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from fxkernels.passes.miss import CODES, Miss
 from fxkernels.passes.plan import Status
-from fxkernels.report.model import CallReport, Evidence, GraphDecision, Report
+from fxkernels.report.model import CallReport, Evidence, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.target import Target
 
 TEXT = st.text(max_size=8)

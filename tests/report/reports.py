@@ -13,7 +13,8 @@ from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
 from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from fxkernels.passes.miss import Miss
-from fxkernels.report.model import CallReport, Evidence, GraphDecision, Report
+from fxkernels.report.model import CallReport, Evidence, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.target import Target
 
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")

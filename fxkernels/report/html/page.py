@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 import jinja2
 from markupsafe import Markup, escape
 
-from ..anchor import anchor_of, link_to
 from ..json import to_json
-from ..model import CallReport, Report
-from ..picture import MARKS, render_picture
+from ..model import CallReport, ReportData
+from ..picture import MARKS, anchor_of, link_to, render_picture
 from .view import Entry, entries_of, page_tree
 
 _SCRIPTS = ("theme.js", "descriptions.js", "links.js", "filters.js", "values.js")
@@ -23,7 +22,7 @@ MANY = 200
 """Folds of which a browser lays out only those that are seen: it clips what sticks out of one, which costs a little beauty."""
 
 
-def render_html(report: Report) -> str:
+def render_html(report: ReportData) -> str:
     """Return the whole report as an HTML page."""
     tree = page_tree(report)
     entries = list(entries_of(tree))
@@ -44,14 +43,14 @@ def render_html(report: Report) -> str:
     )  # fmt: skip
 
 
-def render_fragment(report: Report) -> str:
+def render_fragment(report: ReportData) -> str:
     """Return a summary for a notebook's cell: no scripts, so that it also shows where a notebook is only displayed."""
     return _environment().get_template("fragment.html.j2").render(
         report=report, tree=page_tree(report), marks=MARKS, statuses=_statuses(report)
     )  # fmt: skip
 
 
-def _statuses(report: Report) -> dict[str, int]:
+def _statuses(report: ReportData) -> dict[str, int]:
     """How many calls have each status, in the order in which statuses are always named."""
     return {status: report.counts[status] for status in MARKS if report.counts[status]}  # type: ignore[index]
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from ...kernels.describe import Operation
 from ...passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from ...passes.miss import Miss
-from ..anchor import anchor_of, link_to
-from ..changes import change_for
 from ..fold import Fold, differing_decisions, fold_calls, folded_message, graphs_that_decided
-from ..location import short_location
-from ..model import CallReport, GraphDecision, Report
+from ..hints import hint_for
+from ..model import CallReport, GraphDecision, ReportData
+from ..picture import anchor_of, link_to
 from ..tree import Branch, Leaf, module_tree
 
 MOST_LISTED = 64
@@ -105,7 +104,7 @@ class Module:
     parts: tuple[Module | Entry, ...]
 
 
-def page_tree(report: Report) -> tuple[Module | Entry, ...]:
+def page_tree(report: ReportData) -> tuple[Module | Entry, ...]:
     """Return the modules and folds of a report, ready to be written."""
     builder = _Builder({call.key: place for place, call in enumerate(report.calls)})
     return tuple(builder.part(part) for part in module_tree(fold_calls(report.calls)))
@@ -155,7 +154,7 @@ class _Builder:
             newest.status,
             call.layer_name,
             call.layer,
-            short_location(call.location or ""),
+            call.short_location,
             _kernel(newest),
             tuple((f"{gate.name} unknown", gate.note, "") for gate in newest.unknown_gates) if newest.status == "unknown" else reasons,
             reasons,
@@ -212,7 +211,7 @@ def _reasons(call: CallReport, decisions: Sequence[GraphDecision]) -> tuple[Reas
     """The misses of decisions that are alike, each with the names of all their nodes."""
     rows = zip(*(decision.misses for decision in decisions), strict=False)
     missed = decisions[0].status == "missed"
-    return tuple((row[0].code, folded_message(row), change_for(row[0], call) if missed else "") for row in rows)
+    return tuple((row[0].code, folded_message(row), hint_for(row[0], call) if missed else "") for row in rows)
 
 
 def _kernel(decision: GraphDecision) -> str:

@@ -7,12 +7,14 @@ import string
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from ...hub.builds.strict_json import parse_object
 from ...passes.miss import Miss
-from ..model import CallReport, GraphDecision, Report
+from ..model import CallReport, GraphDecision, ReportData
 from .rows import NOT_WRITTEN, OF_THE_CALL, OF_THE_LAYER, SCHEMA, TABLES, Column, columns
+
+R = TypeVar("R", bound=ReportData)
 
 _CALL = (Column("path", str), Column("index", int, 0), Column("layer", int), Column("decisions", list))
 _DECISION = (
@@ -25,7 +27,7 @@ _DECISION = (
 _WORDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def from_json(text: str) -> Report:
+def from_json(text: str, kind: type[R]) -> R:
     """Return the report that `to_json` wrote, without graphs.
 
     It equals the one that was written, but for values in misses that JSON does not have: those are text now.
@@ -40,10 +42,10 @@ def from_json(text: str) -> Report:
         raise ValueError(f"this is no JSON report: {error}") from None
     schema = content.pop("schema", None)
     if schema != SCHEMA:
-        kind = "no report of fxkernels: it lacks the key 'schema'" if schema is None else f"a report of schema {reprlib.repr(schema)}"
+        found = "no report of fxkernels: it lacks the key 'schema'" if schema is None else f"a report of schema {reprlib.repr(schema)}"
         hint = "" if schema is None else "; read it with the version of fxkernels that wrote it, or write it anew"
-        raise ValueError(f"this is {kind}, and this version reads {SCHEMA!r}{hint}")
-    return _Reader(content).report()
+        raise ValueError(f"this is {found}, and this version reads {SCHEMA!r}{hint}")
+    return kind(**_Reader(content).report())
 
 
 _Names = tuple[tuple[str, str], ...]
@@ -57,12 +59,12 @@ class _Reader:
         self._known: dict[tuple[type, int, _Names], Any] = {}
         self._names: _Names = ()
 
-    def report(self) -> Report:
+    def report(self) -> dict[str, Any]:
         shown = tuple(column for column in columns(CallReport) if column.name in OF_THE_LAYER)
         rows = _list(self._content.pop("layers", []), "layers")
         layers = [self._fields(shown, row, f"layers[{number}]") for number, row in enumerate(rows)]
         calls = self._calls(layers)
-        return Report(calls, **self._fields(columns(Report, ("calls", *NOT_WRITTEN)), self._content, ""))
+        return {"calls": calls, **self._fields(columns(ReportData, ("calls", *NOT_WRITTEN)), self._content, "")}
 
     # --- calls --------------------------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from ...passes.miss import Miss
 from ..fold import NAMES
-from ..model import CallReport, GraphDecision, Report
+from ..model import CallReport, GraphDecision, ReportData
 from .rows import NOT_WRITTEN, OF_THE_CALL, OF_THE_LAYER, SCHEMA, TABLES, Column, columns
 
 
-def to_json(report: Report) -> str:
+def to_json(report: ReportData) -> str:
     """Return the report as JSON, in ASCII, with one row of a table on a line. `from_json` reads it; the graphs are not in it.
 
     Args:
@@ -24,7 +24,7 @@ def to_json(report: Report) -> str:
 
 
 class _Writer:
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ReportData) -> None:
         self._report = report
         self._tables: dict[str, dict[str, int]] = {name: {} for name in (*TABLES.values(), "layers")}
         self._rows: dict[str, list[Any]] = {name: [] for name in self._tables}
@@ -36,7 +36,7 @@ class _Writer:
 
     def text(self) -> str:
         content: dict[str, Any] = {"schema": SCHEMA, "calls": [self._call(call) for call in self._report.calls]}
-        content |= {column.name: self._value(getattr(self._report, column.name)) for column in columns(Report, ("calls", *NOT_WRITTEN))}
+        content |= {column.name: self._value(getattr(self._report, column.name)) for column in columns(ReportData, ("calls", *NOT_WRITTEN))}
         content |= self._rows
         return "{\n" + ",\n".join(f'"{key}":{_lines(content[key])}' for key in sorted(content)) + "\n}\n"
 

@@ -12,7 +12,7 @@ import pytest
 from report.reports import large_report, llama_like, rewritten_norm, small_report
 
 from fxkernels.report.html import render_fragment, render_html
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 
 class Page(HTMLParser):

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from report.html.conftest import Open
 from report.reports import call, large_report, llama_like, rewritten_norm, small_report, wrong_dtype
 
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from report.reports import small_report
 
-from fxkernels.report.json import from_json, to_json
+from fxkernels.report.json import to_json
+from fxkernels.report.report import Report
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -37,7 +38,7 @@ def edited(edit: Edit) -> str:
 )
 def test_what_is_no_report_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 # the whole message is compared
-        from_json(text)
+        Report.from_json(text)
     assert str(error.value) == message
 
 
@@ -103,12 +104,12 @@ def set_(*path: Any, to: Any) -> Edit:
 )
 def test_what_is_not_as_it_should_be_is_refused_with_its_place(edit: Edit, message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 # the whole message is compared
-        from_json(edited(edit))
+        Report.from_json(edited(edit))
     assert str(error.value) == message
 
 
 def test_calls_that_were_decided_alike_share_one_value_again() -> None:
-    report = from_json(to_json(small_report()))
+    report = Report.from_json(to_json(small_report()))
     first, second = (report.calls[n].decisions[0] for n in range(2))
     assert first.before is second.before
     assert first.candidates is second.candidates

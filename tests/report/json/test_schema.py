@@ -17,7 +17,8 @@ from fxkernels.passes.miss import CODES
 from fxkernels.passes.plan import Status
 from fxkernels.report.json import SCHEMA, to_json
 from fxkernels.report.json.rows import NOT_WRITTEN, OF_THE_CALL, OF_THE_LAYER, TABLES, columns
-from fxkernels.report.model import CallReport, Evidence, GraphDecision, Report
+from fxkernels.report.model import CallReport, Evidence, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.target import Target
 
 CONTENT: dict[str, Any] = json.loads((Path(fxkernels.__file__).parent / "report" / "schema.json").read_text())

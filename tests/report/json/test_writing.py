@@ -15,8 +15,9 @@ from torch import fx, nn
 from fxkernels.demo_model import decoder
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.passes.miss import Miss
-from fxkernels.report.json import from_json, to_json
-from fxkernels.report.model import CallReport, GraphDecision, Report
+from fxkernels.report.json import to_json
+from fxkernels.report.model import CallReport, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.report.terminal import render_text
 
 
@@ -25,25 +26,25 @@ def report_of(*misses: Miss) -> Report:
 
 
 def there_and_back(miss: Miss) -> Miss:
-    return from_json(to_json(report_of(miss))).calls[0].decisions[0].misses[0]
+    return Report.from_json(to_json(report_of(miss))).calls[0].decisions[0].misses[0]
 
 
 def test_a_report_comes_back_equal() -> None:
     report = llama_like(32, missed_in=())
-    assert from_json(to_json(report)) == report
+    assert Report.from_json(to_json(report)) == report
 
 
 @given(reports())
 @settings(max_examples=60, deadline=None)
 def test_any_report_comes_back_equal_and_as_the_same_text(report: Report) -> None:
     text = to_json(report)
-    assert from_json(text) == report
-    assert to_json(from_json(text)) == text
+    assert Report.from_json(text) == report
+    assert to_json(Report.from_json(text)) == text
 
 
 def test_a_report_that_came_back_reads_like_the_one_that_was_written() -> None:
     report = small_report()
-    assert render_text(from_json(to_json(report)), 80) == render_text(report, 80)
+    assert render_text(Report.from_json(to_json(report)), 80) == render_text(report, 80)
 
 
 def test_the_report_of_a_capture_comes_back_with_every_message() -> None:
@@ -53,18 +54,18 @@ def test_the_report_of_a_capture_comes_back_with_every_message() -> None:
     kernelized = kernelize(model, mapping={"RMSNorm": {"cpu": repository("norms", "RMSNorm")}})
     kernelized(*args)
     report = kernelized.report
-    back = from_json(to_json(report))
+    back = Report.from_json(to_json(report))
     assert render_text(back, 80) == render_text(replace(report, graphs=()), 80)
     assert to_json(back) == to_json(report)
 
 
 def test_graphs_are_left_out() -> None:
     graph = fx.symbolic_trace(nn.Identity())
-    assert from_json(to_json(Report(graphs=(graph,)))) == Report()
+    assert Report.from_json(to_json(Report(graphs=(graph,)))) == Report()
 
 
 def test_equal_reports_have_the_same_bytes_whatever_objects_they_share() -> None:
-    assert to_json(llama_like(2)) == to_json(from_json(to_json(llama_like(2)))) == to_json(llama_like(2))
+    assert to_json(llama_like(2)) == to_json(Report.from_json(to_json(llama_like(2)))) == to_json(llama_like(2))
 
 
 def test_the_text_is_ascii_with_one_row_on_a_line_and_sorted_keys() -> None:
@@ -117,11 +118,11 @@ def test_the_message_stays_however_the_template_formats_it(template: str, data: 
 
 def test_two_misses_that_name_different_nodes_keep_their_own() -> None:
     one, other = Miss("random", "{node} is random", {"node": "a"}), Miss("state", "it reads {node}", {"node": "b"})
-    assert from_json(to_json(report_of(one, other))).calls[0].decisions[0].misses == (one, other)
+    assert Report.from_json(to_json(report_of(one, other))).calls[0].decisions[0].misses == (one, other)
 
 
 def test_calls_whose_misses_differ_in_the_names_of_nodes_share_a_form() -> None:
     decisions = [GraphDecision(0, "missed", None, (Miss("random", "{node} is random", {"node": f"dropout_{n}"}),)) for n in range(9)]
     report = Report(tuple(CallReport(f"layers.{n}", 0, "MLP", "MLP", None, (decision,)) for n, decision in enumerate(decisions)))
     assert len(json.loads(to_json(report))["forms"]) == 1
-    assert from_json(to_json(report)) == report
+    assert Report.from_json(to_json(report)) == report

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from report.reports import llama_like, small_report
 
-from fxkernels.report.json import from_json
-from fxkernels.report.trace import reason_lines, trace
+from fxkernels.report.publish import reason_lines, trace
+from fxkernels.report.report import Report
 
 TESTS = Path(__file__).parent.parent
 
@@ -63,7 +63,7 @@ def test_torch_trace_has_the_report_as_text_and_as_json(run: Run) -> None:
     _, _, rest = text.partition('"name": "fxkernels_report_data", "encoding": "json"')
     assert '"frame_id": 0' in rest.splitlines()[0]
     payload = "\n".join(line[1:] for line in rest.splitlines()[1:] if line.startswith("\t")).split("\n}\n")[0] + "\n}\n"
-    assert from_json(payload).summary == "5 of 9 layer calls rewritten (no_mapping x4)"
+    assert Report.from_json(payload).summary == "5 of 9 layer calls rewritten (no_mapping x4)"
 
 
 @pytest.mark.slow

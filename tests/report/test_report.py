@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from report.reports import small_report
 
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 
 def test_suffix_says_in_which_form_a_report_is_saved(tmp_path: Path) -> None:

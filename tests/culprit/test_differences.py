@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from fxkernels.report.numerics import CallNumerics, Difference, Numerics
+from fxkernels.culprit.differences import CallNumerics, Difference, Numerics
 
 _NAN, _INF = math.nan, math.inf
 

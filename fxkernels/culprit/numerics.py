@@ -1,32 +1,43 @@
-"""Kernel and layer side by side: in one run of a model, each call is computed by both, on the inputs that the model without kernels has."""
+"""numerics(): how far each kernel is from its layer. In one run of a model each call is computed by both, on the layer's inputs."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..admission.wide import NotWidened, run_wide, widened
 from ..kernels.call import KernelCall
 from ..kernels.lowering.memory import clone
-from ..report.model import Report
-from ..report.numerics import CallNumerics, Difference, Numerics
+from ..report.model import ReportData
+from .differences import CallNumerics, Difference, Numerics
 from .instruments import Asked, by_the_layer, instrumented
 from .untouched import Untouched
 
 
-def measure(report: Report, model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Numerics:
-    """Return how far each kernel is off. See `Report.numerics`.
+def numerics(model: nn.Module, /, *args: Any, report: ReportData | None = None, **kwargs: Any) -> Numerics:
+    """Return how far each kernel is from the layer that it replaces, on the inputs of one call of the model.
+
+    Every kernel gets what the model without kernels has there, so errors do not add up. Neither the model nor the random numbers of the
+    process are changed.
 
     Args:
-        report: Says which calls are expected to have a kernel.
-        model: The model, with kernels or without.
+        model: What `kernelize` returned, or `torch.compile` with our backend; any other module gets the kernels of the mapping in force.
         args: Positional arguments of the call.
-        kwargs: Its keyword arguments.
+        report: The report that says which calls have a kernel; those that this run does not call are in `Numerics.missing`. By default the
+            report of a kernelized model, and of any other that of this run.
+        kwargs: Keyword arguments of the call. An argument named `report` can be given to the model by position only.
+
+    Raises:
+        ValueError: If no call has a kernel.
+
+    Example:
+        >>> print(fxkernels.numerics(model, input_ids))
     """
     asked = Asked.of(model, {})
     asked = replace(asked, options=replace(asked.options, fuel=None))
@@ -40,7 +51,14 @@ def measure(report: Report, model: torch.nn.Module, args: Sequence[Any], kwargs:
             f"no call of this run has a kernel, so there is nothing to compare: {backend.report.summary}\n"
             "  Give the kernelized model; or the model itself, within use_kernel_mapping(...) where its mapping is not the registered one."
         )
-    return Numerics.ranked(rows.calls.values(), [call.key for call in report.rewritten if call.key not in rows.calls])
+    expected = report if report is not None else _own_report(model) or backend.report
+    return Numerics.ranked(rows.calls.values(), [call.key for call in expected.rewritten if call.key not in rows.calls])
+
+
+def _own_report(model: nn.Module) -> ReportData | None:
+    """The report that `kernelize` put among the model's attributes; a model may have another attribute of that name."""
+    found = vars(model).get("report")
+    return found if isinstance(found, ReportData) else None
 
 
 class _Rows:
@@ -175,7 +193,7 @@ def _listed(numbers: Sequence[int], names: Sequence[str]) -> str:
     return ", ".join(names[number] if number < len(names) else f"input {number}" for number in numbers)
 
 
-def _input_names(report: Report, key: str) -> tuple[str, ...]:
+def _input_names(report: ReportData, key: str) -> tuple[str, ...]:
     """What the layer calls its inputs."""
     found = next((call for call in report.calls if call.key == key), None)
     return tuple(text.partition(":")[0] for text in found.decisions[-1].inputs) if found is not None else ()

@@ -1,17 +1,43 @@
-"""The report where torch keeps its own: in the log that TORCH_LOGS turns on, and in the trace that tlparse shows."""
+"""Where a new report goes: it becomes the thread's last one, and is logged where torch keeps its own logs.
+
+``TORCH_LOGS`` turns the log on, and ``TORCH_TRACE`` writes the trace that tlparse shows.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 
-from .fold import fold_calls, folded_message
-from .model import Report
-from .outcome import outcome_of, reason_of
+from ..capture._torch.structured_trace import trace_artifact
+from .fold import fold_calls, folded_message, outcome_of, reason_of
+from .report import Report
 from .terminal import render_text
 
+_thread = threading.local()
 _log = logging.getLogger("fxkernels")
 _WIDTH = 120
+
+
+def last_report() -> Report | None:
+    """Return the report of the calling thread's last capture, or None if there was none. It keeps no model alive."""
+    return getattr(_thread, "report", None)
+
+
+def remember(report: Report) -> None:
+    """Make a report the calling thread's last one."""
+    _thread.report = report
+
+
+def publish(report: Report) -> None:
+    """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
+    remember(report)
+    # Calls that the user has left out himself are no surprise, and neither are those for which the compiler's own code was faster.
+    left_out = bool(report.calls) and report.counts["excluded"] == len(report.calls)
+    compared = any(call.miss is not None and call.miss.code == "not_profitable" for call in report.calls)
+    expected = report.rewritten or report.counts["unknown"] or left_out or compared
+    _log.log(logging.INFO if expected else logging.WARNING, "%s", report.summary)
+    trace(report)
 
 
 def trace(report: Report) -> None:
@@ -24,8 +50,6 @@ def trace(report: Report) -> None:
             _log.debug("%s", line)
     if report.capture != "dynamo" or report.pending:
         return  # the trace is that of compilations
-    from ..capture._torch.structured_trace import trace_artifact
-
     trace_artifact("fxkernels_report", "string", lambda: render_text(report, _WIDTH))
     trace_artifact("fxkernels_report_data", "json", report.to_json)
 

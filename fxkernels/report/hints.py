@@ -43,7 +43,7 @@ _PHRASES: dict[str, str] = {
 }
 
 
-def change_for(miss: Miss, call: CallReport) -> str:
+def hint_for(miss: Miss, call: CallReport) -> str:
     """Return the smallest change that a miss names or that its code stands for, as a phrase; empty if there is none to recommend.
 
     Args:
@@ -51,7 +51,7 @@ def change_for(miss: Miss, call: CallReport) -> str:
         call: The call.
 
     Example:
-        >>> change_for(Miss("no_backward", "..."), call)
+        >>> hint_for(Miss("no_backward", "..."), call)
         "in eval mode, or with backward='recompute'"
     """
     named = miss.data.get("change")
