@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from .architectures import PREFIX
-from .factory import Arguments, FactoryError, described, load_target
+from .errors import FactoryError, described
+from .factory import Arguments, load_target
 
 if TYPE_CHECKING:
     from ..report.matrix import Matrix
