@@ -98,7 +98,7 @@ def _others(calls: Iterable[CallReport]) -> list[CallReport]:
 
 
 def _outcomes(report: Report, calls: Iterable[CallReport]) -> Iterator[str]:
-    """What became of the calls, with those in one line that were decided alike."""
+    """The outcome of the calls; those that were decided alike share a line."""
     for fold in fold_alike(calls, lambda call: outcome_of([call.decisions[-1]], nameless), repeated_paths(report.calls)):
         yield f"  {fold.name}: {outcome_of([call.decisions[-1] for call in fold.calls], folded_message)}"
 

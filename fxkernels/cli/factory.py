@@ -20,7 +20,7 @@ Arguments = tuple[Any, ...] | dict[str, Any]
 
 
 def load_target(name: str, config: Sequence[str] = (), device: str = "meta") -> tuple[nn.Module, Arguments]:
-    """Return the model and example arguments that a user's TARGET stands for.
+    """Return the model and example arguments that a user's TARGET names.
 
     Args:
         name: ``module:factory``, or ``hf:`` and an architecture of transformers, which is built with random weights.

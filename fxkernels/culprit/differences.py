@@ -117,7 +117,7 @@ class Numerics:
         return self.calls[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as what JSON can say; infinite numbers are the string ``"inf"``."""
+        """Return it as values that JSON has; infinite numbers are the string ``"inf"``."""
         found: dict[str, Any] = _sayable(asdict(self))
         return found
 
@@ -128,7 +128,7 @@ class Numerics:
             path: A file that ends in ``.svg``, which every browser shows.
 
         Raises:
-            ValueError: If it ends otherwise.
+            ValueError: If it has another ending.
         """
         path = Path(path)
         if path.suffix.lower() != ".svg":

@@ -1,4 +1,4 @@
-"""Graphs with something in the places of their kernels: captured and planned as always, and run as they are."""
+"""Graphs in which an instrument runs instead of each kernel: captured and planned as always, and run without an inner compiler."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Asked:
 
 
 def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., Any], HubKernels]:
-    """Return a model that runs an instrument in the place of each kernel, captured by Dynamo at the first call, and its backend."""
+    """Return a model that runs an instrument instead of each kernel, captured by Dynamo at the first call, and its backend."""
     clone = clone_module(asked.model).module
     backend = HubKernels(asked.options)
     for path, module in clone.named_modules():
@@ -98,7 +98,7 @@ class _InPlaceOf:
 
 
 def by_the_layer(call: KernelCall, inputs: tuple[Any, ...]) -> Any:
-    """Return what the original layer returns in the place of the kernel: one tensor, or a tuple of them."""
+    """Return what the original layer returns instead of the kernel: one tensor, or a tuple of them."""
     outputs = call.reference(*inputs)
     return outputs[0] if len(outputs) == 1 else outputs
 

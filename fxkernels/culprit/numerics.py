@@ -175,7 +175,7 @@ def _copies(inputs: tuple[Any, ...]) -> list[Any]:
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     try:
         return clone(tensor)
-    except RuntimeError:  # its elements share memory, so nobody could fill a copy like it
+    except RuntimeError:  # its elements share memory, so a copy with its strides cannot be filled
         return tensor.detach().clone()
 
 

@@ -79,7 +79,7 @@ class Comparison:
     """What is different between two reports. True in a condition if anything is.
 
     Compared is what the reports say of versions, targets and captures, and of each call by its newest decision: status, kernel, reasons,
-    inputs, operations, and what earlier graphs decided otherwise. Names of nodes and lines of source files are not compared.
+    inputs, operations, and what earlier graphs decided differently. Names of nodes and lines of source files are not compared.
 
     Args:
         versions: Libraries of other versions.
@@ -272,7 +272,7 @@ def summary(comparison: Comparison) -> str:
     gone = sum(change.after is None for change in comparison.calls)
     changed = len(comparison.calls) - new - gone
     total = comparison.alike + len(comparison.calls)
-    parts = [f"{changed} of {_count(total, 'call', 'calls')} decided otherwise"]
+    parts = [f"{changed} of {_count(total, 'call', 'calls')} decided differently"]
     parts += [f"{new} new"] if new else []
     parts += [f"{gone} gone"] if gone else []
     parts += ["other versions"] if comparison.versions else []

@@ -17,8 +17,8 @@ _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 def render_diff(report: ReportData) -> str:
     """Return the report as a unified diff whose hunks are layer calls; this is what `Report.diff` returns.
 
-    Identical calls share a hunk, ``@@ layers.{0..31}.input_layernorm x32 ... @@``. What follows the second ``@@`` is what else is to be
-    known: how the kernel enters the graph, what nobody has tried yet. A call that stays as it is although others like it change has a
+    Identical calls share a hunk, ``@@ layers.{0..31}.input_layernorm x32 ... @@``. After the second ``@@`` stands how
+    the kernel enters the graph, and which gates are unknown. A call that stays as it is although others like it change has a
     hunk that says why; all others that stay are counted in the last line.
     """
     if report.pending:

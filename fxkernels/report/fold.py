@@ -45,7 +45,7 @@ class Fold:
 def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashable] | None = None) -> tuple[Fold, ...]:
     """Fold calls whose paths differ in numbers only and which have the same layer name, status, kernel and misses in all graphs.
 
-    Every call is in exactly one fold; the folds stand in the order of their first calls.
+    Every call is in exactly one fold; the folds are in the order of their first calls.
 
     Args:
         calls: Calls with distinct paths and indices, as a `Report` has them.

@@ -33,7 +33,7 @@ _PHRASES: dict[str, str] = {
     "dtype": "with its inputs in a dtype that the kernel takes",
     "shape": "with sizes that the kernel takes",
     "dynamic_shape": "with that size static: torch.compile(dynamic=False), or without mark_dynamic",
-    "tensor_subclass": "with plain tensors in the place of the {kind}",
+    "tensor_subclass": "with plain tensors instead of the {kind}",
     "numerics": "with a version of the kernel that computes what the layer computes",
     "gradient": "in eval mode, or with backward='recompute', which takes the layer's own gradient",
     "mutates_input": "with a version of the kernel that leaves its inputs alone",
@@ -44,7 +44,7 @@ _PHRASES: dict[str, str] = {
 
 
 def hint_for(miss: Miss, call: CallReport) -> str:
-    """Return the smallest change that a miss names or that its code stands for, as a phrase; empty if there is none to recommend.
+    """Return the smallest change that a miss names, or the usual one for its code, as a phrase; empty if there is none to recommend.
 
     Args:
         miss: Why the call, or a candidate for it, was turned away.

@@ -27,7 +27,7 @@ class Evidence:
     """Why a kernel is trusted with a call.
 
     Args:
-        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (nobody asked for it).
+        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (verification was off).
         reason: Why it is unprobed, or which help a probed kernel needs, as a sentence; else empty.
         record: Key of the record that ``fxkernels admitted show`` shows, if there is one.
     """
@@ -56,7 +56,7 @@ class GraphDecision:
         evidence: Why the kernel is trusted; None where none runs.
         inputs: The call's inputs as the layer names them, e.g. ``hidden_states: bf16[2, 8, 64]``.
         before: The operations of the region.
-        after: The operations that take their place; empty if none do.
+        after: The operations that replace them; empty if none do.
         node: Name of the node of the graph that has the call's first output; empty for a call that no graph has captured.
         reads: Keys of the calls whose outputs reach this one's inputs without passing through another call.
     """
@@ -78,14 +78,14 @@ class GraphDecision:
 
     @property
     def unknown_gates(self) -> tuple[Gate, ...]:
-        """The gates of the candidate that would be taken that nobody could answer."""
+        """The unknown gates of the candidate that would be taken."""
         taken = self.candidates[-1].gates if self.status == "unknown" and self.candidates else ()
         return tuple(gate for gate in taken if gate.outcome == "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """One layer call and what became of it.
+    """One layer call and what was decided about it.
 
     Args:
         path: Module path, e.g. ``model.layers.3.norm``.

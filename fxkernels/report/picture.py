@@ -1,6 +1,6 @@
-"""The model as a picture that a person can read: layers as blocks, equal ones drawn once, what became of each call in colour and in words.
+"""The model as a picture that a person can read: layers as blocks, equal ones drawn once, decisions in colour and in words.
 
-An SVG without scripts. It takes its colours from the page around it, and has its own where there is none.
+An SVG without scripts. It takes its colours from the page around it, and has its own where there is no page.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Drawing:
         return f"{self.summary}. Blocks are modules, equal ones drawn once; each call links to its details. Arrows show what flows where."
 
     def _column(self, blocks: Sequence[Block], x: float, y: float, width: float, loops: Loops, outer: int) -> float:
-        """Draw blocks below each other and return where the last one ends. What is around them stands for `outer` modules."""
+        """Draw blocks below each other and return where the last one ends. The block around them represents `outer` modules."""
         for number, block in enumerate(blocks):
             y = self._block(block, x, y + (_GAP if number else 0), width, loops, outer)
         return y

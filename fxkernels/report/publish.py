@@ -30,9 +30,9 @@ def remember(report: Report) -> None:
 
 
 def publish(report: Report) -> None:
-    """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
+    """Make a report the calling thread's last one, and log its summary: a warning if kernels were requested and none runs."""
     remember(report)
-    # Calls that the user has left out himself are no surprise, and neither are those for which the compiler's own code was faster.
+    # Calls that the user has excluded are no surprise, and neither are those for which the compiler's own code was faster.
     left_out = bool(report.calls) and report.counts["excluded"] == len(report.calls)
     compared = any(call.miss is not None and call.miss.code == "not_profitable" for call in report.calls)
     expected = report.rewritten or report.counts["unknown"] or left_out or compared
@@ -41,9 +41,9 @@ def publish(report: Report) -> None:
 
 
 def trace(report: Report) -> None:
-    """Log at DEBUG what became of each call and why (``TORCH_LOGS="+fxkernels"``), and hand the report to TORCH_TRACE.
+    """Log at DEBUG what was decided about each call and why (``TORCH_LOGS="+fxkernels"``), and hand the report to TORCH_TRACE.
 
-    Calls that are decided alike share a line. Where nobody listens, nothing is computed.
+    Calls that are decided alike share a line. Nothing is computed where neither is on.
     """
     if _log.isEnabledFor(logging.DEBUG):
         for line in reason_lines(report):
@@ -55,10 +55,10 @@ def trace(report: Report) -> None:
 
 
 def reason_lines(report: Report) -> Iterator[str]:
-    """Yield for each fold of calls what became of it, and each reason for which a kernel was passed over."""
+    """Yield for each fold of calls what was decided, and each reason for which a kernel was passed over."""
     for fold in [inner for outer in fold_calls(report.calls) for inner in (outer, *outer.covered)]:
         decisions = [call.decisions[-1] for call in fold.calls]
         yield f"{fold.name} ({fold.calls[0].layer_name}): {outcome_of(decisions, folded_message)}"
-        told = 0 if decisions[0].status in ("rewritten", "unknown") else 1
-        for number in range(told, len(decisions[0].misses)):
+        shown = 0 if decisions[0].status in ("rewritten", "unknown") else 1
+        for number in range(shown, len(decisions[0].misses)):
             yield f"{fold.name}: passed over: {reason_of([decision.misses[number] for decision in decisions], folded_message)}"

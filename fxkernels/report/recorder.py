@@ -54,8 +54,8 @@ class Recorder:
 
     Args:
         annotated: Returns the annotated modules of the known models: path -> (layer name, whether the forward is overridden).
-        about: Returns what is to be said of the captures as a whole.
-        counters: What counts the runs of the calls, where somebody asked for that.
+        about: Returns what the captures as a whole depend on.
+        counters: Counts the runs of the calls, with ``counters=True``.
     """
 
     def __init__(

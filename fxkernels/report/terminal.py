@@ -61,7 +61,7 @@ def print_report(report: ReportData, console: Console | None = None) -> None:
 
     console = RichConsole(highlight=False) if console is None else console
     for line in _lines(report, max(console.width, _NARROWEST)):
-        # soft_wrap: the lines are wrapped already, and a long module path should stay in one piece for whoever copies it.
+        # soft_wrap: the lines are wrapped already, and a long module path should stay in one piece when it is copied.
         console.print(Text.assemble(*line), soft_wrap=True)
 
 
@@ -185,7 +185,7 @@ def _table(rows: Iterator[_Row], width: int) -> Iterator[Line]:
 
 
 def _details(fold: Fold, below_cover: bool) -> Iterator[str]:
-    """What is to be said about a fold, the main thing first."""
+    """The details of a fold, the main one first."""
     newest = fold.calls[0].decisions[-1]
     messages: list[str] = []
     for number, miss in enumerate(newest.misses):

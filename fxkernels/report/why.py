@@ -55,7 +55,7 @@ class Why:
     """Why a call, or the calls of one path, run the kernel that they run, or none. ``str()`` of it is the explanation.
 
     Args:
-        name: What was asked for.
+        name: The name that was given.
         explanations: One for each call and each decision about it that differs from the others, the newest graph's first.
         alike: The calls whose paths differ from this one in numbers only and that got a kernel, where this one did not.
     """
@@ -132,7 +132,7 @@ def _alike(report: ReportData, calls: Sequence[CallReport]) -> tuple[Fold, ...]:
 
 
 def _named(report: ReportData, name: str) -> list[CallReport]:
-    """The calls that a name stands for; for a folded label the first one, for whom the others are like it."""
+    """The calls of a name; for a folded label the first one, as the others are like it."""
     found = [call for call in report.calls if name in (call.path, call.key)]
     if found:
         return found
@@ -280,7 +280,7 @@ def _conclusion(explanation: Explanation, width: int) -> Iterator[str]:
 def _trust(evidence: Evidence) -> str:
     if evidence.how == "probed":
         return f"It was probed before it was used{f'; the record is {evidence.record}' if evidence.record else ''}."
-    return f"It was not probed before it was used: {evidence.reason or 'nobody asked for that (verify=)'}."
+    return f"It was not probed before it was used: {evidence.reason or 'verification was off (verify=)'}."
 
 
 def _others(why: Why, width: int) -> Iterator[str]:

@@ -77,7 +77,7 @@ def test_tlparse_shows_the_report(run: Run, tmp_path: Path) -> None:
     (shown,) = out.glob("-_0_0_0/fxkernels_report_[0-9]*.txt")
     assert shown.read_text().startswith("5 of 9 layer calls rewritten")
     (data,) = out.glob("-_0_0_0/fxkernels_report_data_*.json")
-    assert json.loads(data.read_text())["schema"] == "fxkernels.report/1"
+    assert json.loads(data.read_text())["schema"] == "fxkernels.report/2"
     assert "fxkernels_report" in (out / "index.html").read_text()
 
 

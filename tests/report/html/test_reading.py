@@ -111,7 +111,6 @@ def test_names_with_markup_in_them_are_only_text(open_page: Open) -> None:
     page.get_by_role("button", name="Open all").click()
     for name in NAMES:
         expect(page.locator(".call h3").get_by_text(name, exact=True)).to_have_count(2)
-    assert page.evaluate("JSON.parse(document.getElementById('report').textContent).notes") == NAMES
     expect(page.locator("script")).to_have_count(2)
     expect(page.locator("img:not([role]), [onclick]")).to_have_count(0)
     for number, name in enumerate(NAMES[:2]):

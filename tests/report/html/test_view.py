@@ -1,25 +1,26 @@
+"""What a page shows: the tree of modules and folds."""
+
 from __future__ import annotations
 
 from report.reports import llama_like, small_report
 
-from fxkernels.report.fold import fold_calls
-from fxkernels.report.model import CallReport, GraphDecision
-from fxkernels.report.tree import Branch, Leaf, module_tree
+from fxkernels.report.html.view import Entry, Module, entries_of, page_tree
+from fxkernels.report.model import CallReport, GraphDecision, ReportData
 
 
 def call(path: str, index: int = 0, status: str = "rewritten") -> CallReport:
     return CallReport(path, index, "RMSNorm", "RMSNorm", None, (GraphDecision(0, status),))  # type: ignore[arg-type]
 
 
-def written(parts: tuple[Branch | Leaf, ...]) -> list[object]:
-    return [{part.label: written(part.parts)} if isinstance(part, Branch) else part.label for part in parts]
+def written(parts: tuple[Module | Entry, ...]) -> list[object]:
+    return [{part.label: written(part.parts)} if isinstance(part, Module) else part.label for part in parts]
 
 
 def tree(*calls: CallReport) -> list[object]:
-    return written(module_tree(fold_calls(calls)))
+    return written(page_tree(ReportData(calls)))
 
 
-def test_module_with_several_folds_is_a_branch_and_one_with_a_single_fold_is_not() -> None:
+def test_module_with_several_folds_is_shown_and_one_with_a_single_fold_is_not() -> None:
     assert tree(call("model.a.norm"), call("model.b.norm"), call("head.norm")) == [{"model": ["a.norm", "b.norm"]}, "head.norm"]
 
 
@@ -41,13 +42,13 @@ def test_call_of_a_module_stands_beside_the_calls_in_it() -> None:
     assert tree(call("block"), call("block.norm"), call("block.act")) == ["block", {"block": ["norm", "act"]}]
 
 
-def test_counts_of_a_branch_include_the_calls_inside_rewritten_ones() -> None:
-    (model,) = module_tree(fold_calls(llama_like(4).calls))
-    assert isinstance(model, Branch)
+def test_counts_of_a_module_include_the_calls_inside_rewritten_ones() -> None:
+    (model,) = page_tree(llama_like(4))
+    assert isinstance(model, Module)
     assert model.counts == {"rewritten": 13, "covered": 4}
 
 
 def test_every_call_is_in_the_tree_once() -> None:
-    calls = small_report().calls
-    found = [found.key for part in module_tree(fold_calls(calls)) for found in part.calls()]
-    assert sorted(found) == sorted(call.key for call in calls)
+    report = small_report()
+    found = [call.key for entry in entries_of(page_tree(report)) for call in entry.calls]
+    assert sorted(found) == sorted(call.key for call in report.calls)
