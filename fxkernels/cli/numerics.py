@@ -14,7 +14,7 @@ from .explain import target_arguments
 from .factory import Arguments, load_target
 
 if TYPE_CHECKING:
-    from ..culprit.differences import Numerics
+    from ..culprit.deviations import Numerics
 
 
 @click.command(short_help="Rank a model's kernels by how far they are off.")

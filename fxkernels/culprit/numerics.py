@@ -15,7 +15,7 @@ from ..admission.wide import NotWidened, run_wide, widened
 from ..kernels.call import KernelCall
 from ..kernels.lowering.memory import clone
 from ..report.model import ReportData
-from .differences import CallNumerics, Difference, Numerics
+from .deviations import CallNumerics, Deviation, Numerics
 from .instruments import Asked, by_the_layer, instrumented
 from .untouched import Untouched
 
@@ -115,7 +115,7 @@ def _errors(call: KernelCall, inputs: tuple[Any, ...], found: Sequence[Any], wan
     return _error(_worst(found, exact)), _error(_worst(wanted, exact))
 
 
-def _error(difference: Difference) -> float:
+def _error(difference: Deviation) -> float:
     return math.inf if difference.unlike else difference.relative
 
 
@@ -154,8 +154,8 @@ def _with_gradients(
     return replace(row, gradient=_worst(*zip(*pairs, strict=True)) if pairs else None)
 
 
-def _worst(found: Sequence[Any], wanted: Sequence[Any]) -> Difference:
-    differences = [Difference.between(a, b) for a, b in zip(found, wanted, strict=True) if isinstance(b, torch.Tensor)]
+def _worst(found: Sequence[Any], wanted: Sequence[Any]) -> Deviation:
+    differences = [Deviation.between(a, b) for a, b in zip(found, wanted, strict=True) if isinstance(b, torch.Tensor)]
     return max(differences, key=lambda difference: difference.rank)
 
 

@@ -56,7 +56,7 @@ def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashabl
         ['layers.{0..31}.input_layernorm', 'norm']
     """
     calls = tuple(calls)
-    covers = {_key(call) for call in calls if call.status != "covered"}
+    covers = {call.key for call in calls if call.status != "covered"}
     inside: dict[str, list[CallReport]] = {}
     outer = []
     for call in calls:
@@ -71,7 +71,7 @@ def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashabl
         return (_history(call), also(call) if also is not None else None)
 
     return tuple(
-        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(_key(cover), ())], called_again, alike)))
+        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(cover.key, ())], called_again, alike)))
         for fold in _fold(outer, called_again, alike)
     )
 
@@ -168,7 +168,7 @@ def number_set(numbers: Iterable[int]) -> str:
 
 def _fold(calls: Sequence[CallReport], called_again: frozenset[str], alike: Callable[[CallReport], Hashable]) -> list[Fold]:
     groups: dict[Hashable, dict[tuple[int, ...], CallReport]] = {}
-    position = {_key(call): number for number, call in enumerate(calls)}
+    position = {call.key: number for number, call in enumerate(calls)}
     for call in calls:
         template, numbers = _split(call, call.path in called_again)
         groups.setdefault((template, call.layer_name, alike(call)), {})[numbers] = call
@@ -179,7 +179,7 @@ def _fold(calls: Sequence[CallReport], called_again: frozenset[str], alike: Call
                 call for numbers, call in members.items() if all(n in choice for n, choice in zip(numbers, product, strict=True))
             )
             folds.append(Fold(template.format(*map(number_set, product)), chosen))
-    return sorted(folds, key=lambda fold: position[_key(fold.calls[0])])
+    return sorted(folds, key=lambda fold: position[fold.calls[0].key])
 
 
 def _split(call: CallReport, with_index: bool) -> tuple[str, tuple[int, ...]]:
@@ -217,10 +217,6 @@ def _outcome(decision: GraphDecision) -> Hashable:
     evidence = str(decision.evidence) if decision.evidence is not None else ""
     remarks = decision.lowering.remarks if decision.lowering is not None else ()
     return (decision.status, decision.kernel, evidence, remarks, decision.unknown_gates, misses)
-
-
-def _key(call: CallReport) -> str:
-    return f"{call.path}#{call.index}"
 
 
 def _cover(call: CallReport) -> str:

@@ -49,7 +49,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class Details:
     """Everything that a decision says. Equal ones have one number, and only the first of them is written out."""
 
     number: int
@@ -77,7 +77,7 @@ class Part:
     """Some calls of a fold of which one description holds. The heading says which, where there are several."""
 
     heading: str
-    description: Description
+    description: Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def entries_of(parts: Sequence[Module | Entry]) -> Iterator[Entry]:
 class _Builder:
     """Numbers the descriptions while it walks over the tree in the order of the page."""
 
-    seen: dict[Hashable, Description] = field(default_factory=dict)
+    seen: dict[Hashable, Details] = field(default_factory=dict)
 
     def parts(self, named: Sequence[tuple[list[str], Fold]], depth: int) -> tuple[Module | Entry, ...]:
         """What is in a module whose label has `depth` names. A fold's last name is its own, never a module's."""
@@ -181,7 +181,7 @@ class _Builder:
             tuple(self.entry(inner, _inside(inner.label, fold.label)) for inner in fold.covered),
         )
 
-    def description(self, call: CallReport, label: str, decisions: Sequence[GraphDecision]) -> Description:
+    def description(self, call: CallReport, label: str, decisions: Sequence[GraphDecision]) -> Details:
         newest = decisions[0]
         kernel, lowering, evidence = newest.kernel, newest.lowering, newest.evidence
         said = (
@@ -202,8 +202,8 @@ class _Builder:
         )
         known = self.seen.get(said)
         if known is not None:
-            return Description(known.number, False, known.written_in, known.at, *said)
-        return self.seen.setdefault(said, Description(len(self.seen), True, label, link_to(call), *said))
+            return Details(known.number, False, known.written_in, known.at, *said)
+        return self.seen.setdefault(said, Details(len(self.seen), True, label, link_to(call), *said))
 
 
 def _below(label: str, depth: int) -> str:

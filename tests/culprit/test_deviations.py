@@ -9,19 +9,19 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from fxkernels.culprit.differences import CallNumerics, Difference, Numerics
+from fxkernels.culprit.deviations import CallNumerics, Deviation, Numerics
 
 _NAN, _INF = math.nan, math.inf
 
 
 def row(key: str, relative: float = 0.0, *, gradient: float | None = None, unlike: int = 0, problem: str = "") -> CallNumerics:
-    value = None if problem else Difference(relative, relative, unlike)
+    value = None if problem else Deviation(relative, relative, unlike)
     return CallNumerics(
         key,
         "acme/norms@9a31f0c:RMSNorm",
         "bfloat16",
         value,
-        Difference(gradient, gradient) if gradient is not None else None,
+        Deviation(gradient, gradient) if gradient is not None else None,
         relative or None,
         1e-7,
         problem=problem,
@@ -42,7 +42,7 @@ NUMERICS = Numerics.ranked(
 
 
 def test_the_difference_is_relative_to_the_norm_and_largest_of_one_element():
-    found = Difference.between(torch.tensor([3.0, 4.0, 12.0]), torch.tensor([3.0, 4.0, 0.0]))
+    found = Deviation.between(torch.tensor([3.0, 4.0, 12.0]), torch.tensor([3.0, 4.0, 0.0]))
     assert (found.relative, found.largest, found.unlike) == (12 / 5, 12.0, 0)
 
 
@@ -56,7 +56,7 @@ def test_the_difference_is_relative_to_the_norm_and_largest_of_one_element():
     ],
 )
 def test_what_is_no_finite_number_is_alike_only_if_it_is_the_same(found, wanted, unlike):
-    difference = Difference.between(torch.tensor(found), torch.tensor(wanted))
+    difference = Deviation.between(torch.tensor(found), torch.tensor(wanted))
     assert difference.unlike == unlike
     assert math.isfinite(difference.relative)
 
@@ -66,7 +66,7 @@ def test_what_is_no_finite_number_is_alike_only_if_it_is_the_same(found, wanted,
     [([0.0], [0.0], 0.0), ([1.0], [0.0], math.inf), ([], [], 0.0), ([2 + 2j], [1 + 1j], 1.0), ([3], [1], 2.0)],
 )
 def test_zeros_empty_complex_and_integer_results_have_a_difference_too(found, wanted, relative):
-    assert Difference.between(torch.tensor(found), torch.tensor(wanted)).relative == pytest.approx(relative)
+    assert Deviation.between(torch.tensor(found), torch.tensor(wanted)).relative == pytest.approx(relative)
 
 
 def test_problems_come_first_then_what_is_no_number_then_the_larger_of_values_and_gradients():

@@ -17,7 +17,7 @@ _WIDTH = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Deviation:
     """Two results beside each other. Where either is infinite or not a number, they are compared by that only.
 
     Args:
@@ -31,16 +31,16 @@ class Difference:
     unlike: int = 0
 
     @staticmethod
-    def between(found: torch.Tensor, wanted: torch.Tensor) -> Difference:
+    def between(found: torch.Tensor, wanted: torch.Tensor) -> Deviation:
         """Return how far `found` is from `wanted`, a tensor of the same shape."""
         found, wanted = _wide(found), _wide(wanted)
         if found.numel() == 0:
-            return Difference(0.0, 0.0)
+            return Deviation(0.0, 0.0)
         finite = torch.isfinite(found) & torch.isfinite(wanted)
         alike = finite | (found == wanted) | (torch.isnan(found) & torch.isnan(wanted))
         difference, of = torch.where(finite, found - wanted, 0), torch.where(finite, wanted, 0)
         size, norm = float(difference.norm()), float(of.norm())
-        return Difference(size / norm if norm else (math.inf if size else 0.0), float(difference.abs().max()), int((~alike).sum()))
+        return Deviation(size / norm if norm else (math.inf if size else 0.0), float(difference.abs().max()), int((~alike).sum()))
 
     @property
     def rank(self) -> tuple[float, ...]:
@@ -70,8 +70,8 @@ class CallNumerics:
     key: str
     kernel: str
     dtype: str
-    value: Difference | None = None
-    gradient: Difference | None = None
+    value: Deviation | None = None
+    gradient: Deviation | None = None
     kernel_error: float | None = None
     layer_error: float | None = None
     runs: int = 1
