@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from loopback import LoopbackHub
 from world import World
 
-from fxkernels.hub.remote.resolve import forget_resolved
+from fxkernels.hub import forget_resolved
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -15,7 +15,7 @@ from published import kernel
 from world import VARIANT, Fault, World
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.remote.download import HubSnapshot
+from fxkernels.hub import HubSnapshot
 
 # --- faults of the cache -----------------------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,7 @@ import pytest
 from published import UNIVERSAL, kernel
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub import LayerRepository
-from fxkernels.hub.remote.resolve import forget_resolved
+from fxkernels.hub import LayerRepository, forget_resolved
 from fxkernels.target import Target
 
 pytestmark = pytest.mark.slow

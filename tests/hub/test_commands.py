@@ -192,7 +192,7 @@ def test_lock_writes_the_file_and_says_what_has_changed(hub: LoopbackHub, run: R
     assert Path("fxkernels.lock").read_text() == text
     second = hub.add("acme/norms", kernel())
     project('"acme/norms" = 1')
-    from fxkernels.hub.remote.resolve import forget_resolved
+    from fxkernels.hub import forget_resolved
 
     forget_resolved()
     content = answer(run("lock", ".", "--json"))

@@ -15,10 +15,7 @@ from loopback import LoopbackHub
 from published import kernel as published
 
 from fxkernels import LayerRepository, LocalLayerRepository, LockedLayerRepository, RepositoryError
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
-from fxkernels.hub.locked_repository import UnderLock
-from fxkernels.hub.locks.lock_file import read_lock, write_lock
-from fxkernels.hub.locks.locking import Locking
+from fxkernels.hub import LockOnlyRepository, RepositoryRequest, lock_kernels, read_lock, write_lock
 from fxkernels.kernels.layer import KernelLayer, load_kernel_layer
 from fxkernels.target import Target
 
@@ -144,12 +141,12 @@ def test_when_that_is_no_constraint_is_refused_at_once(kind: str) -> None:
 def test_when_holds_under_a_lock_too(hub: LoopbackHub, client: Any, tmp_path: Path) -> None:
     hub.add("acme/norms", published(metadata={"constraints": {"RMSNorm": ["ndim(hidden_states) == 3"]}}))
     path = tmp_path / "fxkernels.lock"
-    write_lock(Locking().lock((KernelDependency("acme/norms", version=1),), str(path)), path)
+    write_lock(lock_kernels((RepositoryRequest("acme/norms", version=1),), str(path))[0], path)
     both = ("ndim(hidden_states) == 3", "capability >= 80")
     own = LockedLayerRepository("acme/norms", layer_name="RMSNorm", lockfile=path, when="capability >= 80")
     assert own.load_for(CPU).constraints == both
-    assert UnderLock(MAKE["LayerRepository"](when="capability >= 80"), read_lock(path)).load_for(CPU).constraints == both
-    assert UnderLock(own, read_lock(path)).load_for(CPU).constraints == both
+    assert LockOnlyRepository(MAKE["LayerRepository"](when="capability >= 80"), read_lock(path)).load_for(CPU).constraints == both
+    assert LockOnlyRepository(own, read_lock(path)).load_for(CPU).constraints == both
 
 
 def test_constraints_survive_on_the_way_to_another_process() -> None:

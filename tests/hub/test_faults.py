@@ -20,7 +20,7 @@ from world import Fault, World
 import fxkernels
 from fxkernels import KernelizeFallback, LayerRepository
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.remote.resolve import forget_resolved
+from fxkernels.hub import forget_resolved
 
 
 def answer(path: str, status: int, **options: Any) -> Callable[[World], object]:

@@ -14,8 +14,7 @@ from published import UNIVERSAL
 import fxkernels
 import fxkernels.cli
 from fxkernels import LayerRepository
-from fxkernels.hub.remote.download import HubSnapshot
-from fxkernels.hub.remote.resolve import forget_resolved
+from fxkernels.hub import HubSnapshot, forget_resolved
 
 # What a user's program does; each run of it is a process of its own.
 PROGRAM = """

@@ -15,8 +15,7 @@ from published import UNIVERSAL, kernel
 
 import fxkernels
 from fxkernels.errors import RepositoryError
-from fxkernels.hub import LayerRepository, LocalLayerRepository
-from fxkernels.hub.remote.resolve import forget_resolved
+from fxkernels.hub import LayerRepository, LocalLayerRepository, forget_resolved
 from fxkernels.kernels.layer import KernelLayer
 from fxkernels.target import Target
 

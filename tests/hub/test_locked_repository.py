@@ -23,18 +23,16 @@ from torch import nn
 from fxkernels import LayerRepository, LockedLayerRepository, RepositoryError, hubkernels, kernelize
 from fxkernels.builtin import builtin_repository
 from fxkernels.fallback import KernelizeFallback
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
-from fxkernels.hub.locks.lock_file import read_lock, write_lock
-from fxkernels.hub.locks.locking import Locking
+from fxkernels.hub import RepositoryRequest, lock_kernels, read_lock, write_lock
 from fxkernels.target import Target
 
 CPU = Target.of_machine("cpu")
-NORMS = KernelDependency("acme/norms", version=1)
+NORMS = RepositoryRequest("acme/norms", version=1)
 
 
-def write(folder: Path, *requires: KernelDependency, name: str = "fxkernels.lock") -> Path:
+def write(folder: Path, *requires: RepositoryRequest, name: str = "fxkernels.lock") -> Path:
     path = folder / name
-    write_lock(Locking().lock(requires or (NORMS,), str(path)), path)
+    write_lock(lock_kernels(requires or (NORMS,), str(path))[0], path)
     return path
 
 
@@ -113,7 +111,7 @@ def test_a_locked_kernel_that_is_cached_loads_without_a_request_and_offline(
 def test_a_repository_that_is_not_in_the_lock_is_refused_without_a_request(hub: LoopbackHub, client: Any, tmp_path: Path) -> None:
     hub.add("acme/norms", kernel())
     hub.add("acme/other", kernel())
-    lockfile = write(tmp_path, KernelDependency("acme/other", version=1))
+    lockfile = write(tmp_path, RepositoryRequest("acme/other", version=1))
     hub.requests.clear()
     assert "acme/norms is not in" in refusal(lambda: locked(lockfile).load_for(CPU), "untrusted")
     assert asked(hub) == []
@@ -155,7 +153,7 @@ def test_a_large_file_that_is_not_the_locked_one_is_refused(hub: LoopbackHub, cl
 def test_what_is_locked_is_not_yet_trusted(hub: LoopbackHub, client: Any, tmp_path: Path) -> None:
     hub.add("acme/norms", kernel(), trusted=False)
     path = tmp_path / "fxkernels.lock"
-    write_lock(Locking(trust_remote_code=True).lock((NORMS,), ""), path)
+    write_lock(lock_kernels((NORMS,), "", True)[0], path)
     assert "acme is not a trusted publisher" in refusal(lambda: locked(path).load_for(CPU), "untrusted")
     locked(path, trust_remote_code=["acme/norms"]).load_for(CPU)
 
@@ -167,7 +165,7 @@ def test_a_local_override_and_a_lock_contradict_each_other(
     lockfile = write(tmp_path)
     monkeypatch.setenv("FXKERNELS_LOCAL", f"acme/norms={tmp_path}")
     message = refusal(lambda: locked(lockfile).load_for(CPU), "untrusted")
-    assert f"FXKERNELS_LOCAL puts {tmp_path} in the place of acme/norms" in message
+    assert f"FXKERNELS_LOCAL replaces acme/norms with {tmp_path}" in message
 
 
 # --- dependencies -----------------------------------------------------------------------------------------------------------------------
@@ -288,7 +286,7 @@ def test_a_model_with_a_repository_that_is_not_locked_is_refused(
 ) -> None:
     hub.add("acme/norms", norms())
     hub.add("acme/other", norms())
-    lockfile = write(tmp_path, KernelDependency("acme/other", version=1))
+    lockfile = write(tmp_path, RepositoryRequest("acme/other", version=1))
     model = make().eval()
     assert "acme/norms@v1 is not in" in refusal(lambda: kernelize(model, mapping=mapped(HUB), lockfile=lockfile)(X), "untrusted")
     kernelized = kernelize(model, mapping=mapped(HUB), lockfile=lockfile, use_fallback=KernelizeFallback.ALL)
@@ -351,7 +349,7 @@ def test_the_backend_takes_a_lock_file_and_keeps_it_through_copies_and_pickles(h
 def test_the_backend_takes_a_lock_file_among_the_options_of_torch_compile(hub: LoopbackHub, client: Any, tmp_path: Path) -> None:
     hub.add("acme/norms", norms())
     hub.add("acme/other", norms())
-    lockfile = write(tmp_path, KernelDependency("acme/other", version=1))
+    lockfile = write(tmp_path, RepositoryRequest("acme/other", version=1))
     options = {"inner": "eager", "mapping": mapped(HUB), "lockfile": lockfile}
     compiled = torch.compile(Stack().eval(), backend="hubkernels", options=options)
     with pytest.raises(Exception, match="acme/norms@v1 is not in"):

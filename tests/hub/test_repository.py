@@ -13,7 +13,7 @@ from kernel_repositories import FOLDER, copy_repository, repository
 from torch import nn
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.repository import LocalLayerRepository
+from fxkernels.hub import LocalLayerRepository
 from fxkernels.target import Target
 
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")

@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from ...hub.builds.strict_json import parse_object
+from ...hub.strict_json import parse_object
 from ...passes.miss import Miss
 from ..model import CallReport, GraphDecision, Report
 from .rows import NOT_WRITTEN, OF_THE_CALL, OF_THE_LAYER, SCHEMA, TABLES, Column, columns

@@ -9,8 +9,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fxkernels.hub.builds.metadata import Metadata
-from fxkernels.hub.builds.variant_choice import choose_variant, why_not_arch
-from fxkernels.hub.builds.variants import NoarchBuild, Platform, Release, StableAbiBuild, TorchBuild, TvmFfiBuild
+from fxkernels.hub.builds.variants import (
+    NoarchBuild,
+    Platform,
+    Release,
+    StableAbiBuild,
+    TorchBuild,
+    TvmFfiBuild,
+    choose_variant,
+    why_not_arch,
+)
 from fxkernels.target import Target
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests

@@ -107,7 +107,7 @@ def test_releases_are_compared_as_numbers():
     ],
 )
 def test_build_whose_name_could_not_be_read_back_cannot_be_made(make):
-    with pytest.raises(ValueError, match="ABI|cannot stand in the name"):
+    with pytest.raises(ValueError, match="ABI|cannot be part of a build variant's name"):
         make()
 
 

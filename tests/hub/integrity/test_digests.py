@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.metadata import Digests
-from fxkernels.hub.integrity.digests import digests_of, git_blob_sha1, sha256_of, verify_content, verify_file, verify_files
-from fxkernels.hub.integrity.paths import variant_files
+from fxkernels.hub.builds.digests import Digests, digests_of, git_blob_sha1, sha256_of, verify_content, verify_file, verify_files
+from fxkernels.hub.builds.paths import variant_files
 
 WHERE = "acme/norms@9a31f0c (torch-cpu)"
 LONG_AGO = 1_600_000_000

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.integrity.paths import check_relative_path, variant_files
+from fxkernels.hub.builds.paths import check_relative_path, variant_files
 
 CACHE_LAYOUT = "snapshots/9a31f0c/build/torch-cpu"
 BLOB = "0f" * 32
@@ -221,7 +221,7 @@ def test_link_out_of_a_local_repository_is_refused_with_what_to_do(local, tmp_pa
     (directory / "evil.py").symlink_to("../../../secret.py")
     message = refusal(directory, root)
     assert f"{directory / 'evil.py'} is a link to {tmp_path / 'secret.py'}, which is not part of the repository in {root}" in message
-    assert "put a copy of the file in its place" in message
+    assert "replace it with a copy of the file" in message
 
 
 def test_link_to_a_directory_is_refused_even_within_the_repository(local):

@@ -16,8 +16,8 @@ from kernels._rust import KernelLocks as PeerLocks
 from kernels._rust import KernelVersion as PeerVersion
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
-from fxkernels.hub.builds.metadata import Digests
+from fxkernels.hub import RepositoryRequest
+from fxkernels.hub.builds.digests import Digests
 from fxkernels.hub.locks.lock import Lock, LockedFiles, LockedHash, LockedRepository
 from fxkernels.hub.locks.lock_file import lock_text, read_lock, write_lock
 
@@ -27,13 +27,13 @@ COMMIT, OTHER = "9a31f0c5" * 5, "0123abcd" * 5
 def locked(repo_id: str, commit: str = COMMIT, *, version: int | None = 1, revision: str | None = None, **files: bytes) -> LockedRepository:
     digests = {name.replace("_py", ".py"): hashlib.sha256(content).digest() for name, content in files.items()}
     variants = {"torch-universal": LockedFiles(Digests("sha256", MappingProxyType(digests)))}
-    request = KernelDependency(repo_id, version=None if revision else version, revision=revision)
+    request = RepositoryRequest(repo_id, version=None if revision else version, revision=revision)
     return LockedRepository(repo_id, commit, request, MappingProxyType(variants))
 
 
 NORMS = locked("acme/norms", layers_py=b"norms", init_py=b"")
 ROTARY = locked("acme/rotary", OTHER, revision="main", layers_py=b"rotary")
-LOCK = Lock("fxkernels.lock", (NORMS, ROTARY), (KernelDependency("acme/norms", version=1),))
+LOCK = Lock("fxkernels.lock", (NORMS, ROTARY), (RepositoryRequest("acme/norms", version=1),))
 
 
 def refusal(action: Callable[[], object], code: str) -> str:
@@ -141,10 +141,10 @@ def test_a_damaged_lock_is_an_error_that_names_file_and_key(
     [
         (b"", "cannot be read as JSON"),
         (b"<<<<<<< HEAD\n{}", "cannot be read as JSON"),
-        (b'{"fxkernels-lock": 1, "fxkernels-lock": 1}', "stands in one object twice"),
+        (b'{"fxkernels-lock": 1, "fxkernels-lock": 1}', "is in one object twice"),
         (b"1", "it must hold an object"),
         (b'[], "more": []', "something follows the list"),
-        (b'[{"repo_id": "a/b", "repo_id": "a/b"}]', "stands in one object twice"),
+        (b'[{"repo_id": "a/b", "repo_id": "a/b"}]', "is in one object twice"),
     ],
 )
 def test_a_file_that_is_no_lock_is_an_error_that_names_it(tmp_path: Path, content: bytes, message: str) -> None:
@@ -164,20 +164,20 @@ def test_a_lock_file_that_does_not_exist_is_an_error_that_says_how_to_get_one(tm
 
 
 def test_a_repository_is_found_by_what_was_asked_for_and_by_its_commit() -> None:
-    assert LOCK.find(KernelDependency("acme/norms", version=1)) is NORMS
-    assert LOCK.find(KernelDependency("acme/norms", revision=COMMIT)) is NORMS
-    assert LOCK.find(KernelDependency("acme/rotary", revision="main")) is ROTARY
+    assert LOCK.find(RepositoryRequest("acme/norms", version=1)) is NORMS
+    assert LOCK.find(RepositoryRequest("acme/norms", revision=COMMIT)) is NORMS
+    assert LOCK.find(RepositoryRequest("acme/rotary", revision="main")) is ROTARY
 
 
 @pytest.mark.parametrize("wanted", [{"version": 2}, {"revision": "main"}, {"revision": OTHER}, {"revision": "v1"}])
 def test_another_state_of_a_locked_repository_is_refused(wanted: dict[str, Any]) -> None:
-    message = refusal(lambda: LOCK.find(KernelDependency("acme/norms", **wanted)), "untrusted")
+    message = refusal(lambda: LOCK.find(RepositoryRequest("acme/norms", **wanted)), "untrusted")
     assert "is not in fxkernels.lock; it has acme/norms@v1 instead" in message
     assert "`fxkernels lock`" in message
 
 
 def test_a_repository_that_is_not_locked_is_refused() -> None:
-    message = refusal(lambda: LOCK.find(KernelDependency("acme/other", version=1)), "untrusted")
+    message = refusal(lambda: LOCK.find(RepositoryRequest("acme/other", version=1)), "untrusted")
     assert "acme/other@v1 is not in fxkernels.lock; it has: acme/norms@v1, acme/rotary@main" in message
     assert "it has: nothing" in refusal(lambda: Lock("x.lock", ()).find_required("acme/norms"), "untrusted")
 
@@ -240,7 +240,7 @@ def test_a_lock_that_the_kernels_package_wrote_gives_the_commits_and_no_digests(
         ("acme/norms@v1", COMMIT, None),
         ("acme/rotary@main", OTHER, None),
     ]
-    assert lock.find(KernelDependency("acme/norms", version=1)).commit == COMMIT
+    assert lock.find(RepositoryRequest("acme/norms", version=1)).commit == COMMIT
     with pytest.raises(ValueError, match="acme/norms@v1 has no digests; lock it anew with `fxkernels lock`"):
         lock_text(lock)
 
@@ -264,8 +264,8 @@ def test_an_older_lock_of_the_kernels_package_gives_commits_and_a_hash_per_build
 def test_an_older_lock_does_not_say_which_version_it_locked_so_only_its_commit_is_accepted(tmp_path: Path) -> None:
     lock = read_lock(older_peer_file(tmp_path / "kernels.lock"))
     assert lock.find_required("acme/norms").commit == COMMIT
-    assert lock.find(KernelDependency("acme/norms", revision=COMMIT)).commit == COMMIT
-    refusal(lambda: lock.find(KernelDependency("acme/norms", version=1)), "untrusted")
+    assert lock.find(RepositoryRequest("acme/norms", revision=COMMIT)).commit == COMMIT
+    refusal(lambda: lock.find(RepositoryRequest("acme/norms", version=1)), "untrusted")
 
 
 @pytest.mark.parametrize("build", [{"hash": "sha256-" + "0" * 64, "hash_type": "other"}, {"hash": "md5-00"}, {"hash": "sha256-00"}])

@@ -13,9 +13,7 @@ from huggingface_hub import constants, scan_cache_dir, snapshot_download
 from published import kernel
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub import LayerRepository
-from fxkernels.hub.remote.download import HubSnapshot
-from fxkernels.hub.remote.resolve import forget_resolved
+from fxkernels.hub import HubSnapshot, LayerRepository, forget_resolved
 from fxkernels.target import Target
 
 CPU = Target.parse("cpu torch2.13")

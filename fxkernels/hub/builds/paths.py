@@ -1,4 +1,4 @@
-"""Which paths and files may belong to a build: names from outside are checked before use, and links must not leave the repository."""
+"""The files of a build: paths from outside are checked before use, and links must not leave the repository."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from ...errors import RepositoryError
 
 # A colon separates a drive letter, or on NTFS a hidden stream of a file. Control characters include NUL, at which C stops reading a name.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:]")
-_BYTE_CODE = ".pyc"
+BUILD = "build"
+"""The folder of a repository that has its builds."""
+
 _BYTE_CODE_FOLDER = "__pycache__"
-# What huggingface_hub names its folders: a file of a snapshot is a link into `blobs`. As of 2.4 an entry there may itself be a link into a
-# store that all repositories of the cache share, <cache>/blobs/ab/<64 hex digits>.
+# The folders of huggingface_hub: a file of a snapshot is a link into `blobs`. As of 2.4 a blob may itself be a link into a store that all
+# repositories of the cache share, <cache>/blobs/ab/<64 hex digits>.
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 _SHARED_BLOB = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def check_relative_path(path: str, where: str | None = None) -> str:
-    """Return `path`, if it names a file below the directory that it is relative to, on every operating system.
+    """Return `path` if it names a file below the directory that it is relative to, on every operating system.
 
     Args:
         path: A path from metadata, a lock file or a server's listing, with ``/`` between its parts.
         where: What the path was read from, for the error.
 
     Raises:
-        RepositoryError: With code ``load_error``, if the path is absolute, leaves its directory, or is spelled so that another system or
-            another program could read it differently.
+        RepositoryError: With code ``load_error``, if the path is absolute, leaves its directory, or could be read differently by another
+            system or program.
 
     Example:
         >>> check_relative_path("build/torch-cpu/layers.py")
@@ -42,19 +44,23 @@ def check_relative_path(path: str, where: str | None = None) -> str:
     raise RepositoryError("load_error", message)
 
 
-def variant_files(directory: Path, root: Path) -> dict[str, Path]:
-    """Return the files below `directory`: for each path relative to it, with ``/`` between the parts, the file that has the content.
+def is_byte_code(path: str) -> bool:
+    """Return whether a path in a repository is byte code, which is never downloaded."""
+    return path.endswith((".pyc", ".pyo")) or _BYTE_CODE_FOLDER in path.split("/")[:-1]
 
-    In the cache of `huggingface_hub` the files of a snapshot are links, and what comes back are the blobs that they point to. Byte code in
-    a ``__pycache__`` is left out: it is never read.
+
+def variant_files(directory: Path, root: Path) -> dict[str, Path]:
+    """Return the files below `directory`, by path relative to it, with ``/`` between the parts.
+
+    In the cache of `huggingface_hub` the files of a snapshot are links; the blobs that they point to are returned. Byte code in a
+    ``__pycache__`` is left out: it is never read.
 
     Args:
         directory: A build variant's directory.
-        root: The repository that it is part of: a directory that has ``build/`` in it, or the repository's folder in the cache, which has
-            ``snapshots/`` and ``blobs/`` in it.
+        root: The repository: a directory that has ``build/`` in it, or its folder in the cache, which has ``snapshots/`` and ``blobs/``.
 
     Raises:
-        RepositoryError: With code ``load_error``, naming the file, if the directory cannot be read, or if something in it is a link to a
+        RepositoryError: With code ``load_error``, naming the file, if the directory cannot be read, or if an entry is a link to a
             directory, a link out of the repository, or neither a file nor a directory.
     """
     root = root.absolute()
@@ -78,7 +84,7 @@ class _Links:
         self.root = root
         self.in_cache = in_cache
         blobs = root / BLOBS
-        # None if that folder is a link itself: then nothing in it is where it seems to be.
+        # None if that folder is a link itself: its files are elsewhere then.
         self.blobs = None if blobs.is_symlink() else str(blobs)
 
     def follow(self, link: Path) -> Path:
@@ -87,22 +93,22 @@ class _Links:
             return blob
         try:
             file = link.resolve(strict=True)
-        except (OSError, RuntimeError):  # RuntimeError is how Python before 3.13 tells of links in a circle
+        except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError for links in a circle
             raise _refused(link, f"is a link to {target!r}, which does not exist") from None
         if file.is_dir():
             raise _refused(link, "is a link to a directory")
         if not file.is_file():
             raise _refused(link, f"is a link to {file}, which is not a file")
-        # The blob and not what it may itself be a link to: a blob's name is the hash of its content.
-        answer = Path(os.path.normpath(link.parent / target)) if self.in_cache else file
-        if not (self._is_blob(answer, file) if self.in_cache else file.is_relative_to(self.root)):
+        # In the cache the blob, even where it is itself a link: a blob's name is the hash of its content.
+        found = Path(os.path.normpath(link.parent / target)) if self.in_cache else file
+        if not (self._is_blob(found, file) if self.in_cache else file.is_relative_to(self.root)):
             raise _refused(link, f"is a link to {file}, which is not part of the repository in {self.root}")
-        return answer
+        return found
 
     def _plain_blob(self, link: Path, target: str) -> Path | None:
-        """Return the blob, if the link is what it nearly always is: one into the repository's own folder, to a file that is no link itself.
+        """Return the blob for the common case: a link into the repository's own folder, to a file that is no link itself.
 
-        It is told by one look at the file; to resolve a link is to look at each folder above it.
+        That takes one system call; to resolve a link takes one for each folder above it.
         """
         folder, name = os.path.split(os.path.normpath(os.path.join(link.parent, target)))
         if not self.in_cache or folder != self.blobs:
@@ -136,7 +142,7 @@ def _collect(directory: Path, prefix: str, links: _Links, found: dict[str, Path]
                 file = path
             else:
                 raise _refused(path, "is neither a file nor a directory")
-            if not (entry.name.endswith(_BYTE_CODE) and directory.name == _BYTE_CODE_FOLDER):
+            if not (entry.name.endswith(".pyc") and directory.name == _BYTE_CODE_FOLDER):
                 found[name] = file
 
 
@@ -144,7 +150,7 @@ def _refused(path: Path, problem: str) -> RepositoryError:
     return RepositoryError(
         "load_error",
         f"{path} {problem}\n  A build consists of plain files; in the cache they are links into the repository's own {BLOBS}/. "
-        "Delete the link, or put a copy of the file in its place (`cp -rL`).",
+        "Delete the link, or replace it with a copy of the file (`cp -rL`).",
     )
 
 
@@ -163,7 +169,7 @@ def _problem(path: str) -> str | None:
             return f"has a part that is no plain name ({part!r})"
         if not part:
             return "has an empty part"
-    # Lone surrogates: what Python makes of bytes in a file name, or a JSON escape, that are no text.
+    # Lone surrogates: Python decodes bytes of a file name that are no text to them, and so does JSON with some escapes.
     if not path.isascii() and path.encode(errors="ignore").decode() != path:
         return "is not valid Unicode"
     return None

@@ -1,7 +1,7 @@
-"""A repository on the Hub at one commit: which builds it has, and the files of the one that was chosen, in huggingface_hub's cache.
+"""A repository on the Hub at one commit: its builds, and the files of the chosen one, in huggingface_hub's cache.
 
-Of a commit three things are fetched, each once and only when it is asked for: the list of its files, the ``metadata.json`` of the builds
-that come into question, and the chosen build. A build is used only if it is complete and each of its files is the one that the commit has.
+Three things are fetched, each once and only when it is needed: the list of the commit's files, the ``metadata.json`` of builds that may
+fit, and the chosen build. A build is used only if it is complete and each of its files is the one that the commit has.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RepositoryError
-from ..builds.metadata import FILE_NAME, Digests, Metadata, read_metadata
-from ..integrity.digests import git_blob_sha1, sha256_of, verify_files
-from ..integrity.paths import BLOBS, check_relative_path, variant_files
+from ..builds.digests import Digests, verify_files
+from ..builds.metadata import FILE_NAME, Metadata, read_metadata
+from ..builds.paths import BLOBS, BUILD, check_relative_path, is_byte_code, variant_files
 from . import client
 from .cache import CachedRepository, ListedFile
 
 _log = logging.getLogger("fxkernels")
 
-_BUILD = "build"
 _THREADS = 8  # as many as huggingface_hub uses for a snapshot
 
 
 @dataclass(frozen=True)
 class HubSnapshot:
-    """A repository on the Hub at one commit. Making one asks for nothing.
+    """A repository on the Hub at one commit. Making one sends no request.
 
     Args:
         repo_id: Organization and name.
@@ -57,25 +56,25 @@ class HubSnapshot:
         names = {parts[1] for path in self.listing if len(parts := path.split("/")) > 2}
         if not names:
             raise RepositoryError(
-                "load_error", f"{self.where} has nothing under {_BUILD}/: it is no kernel repository, or nothing was built yet"
+                "load_error", f"{self.where} has nothing under {BUILD}/: it is no kernel repository, or nothing was built yet"
             )
         return tuple(sorted(names))
 
     def metadata(self, variant: str) -> Metadata:
-        path = f"{_BUILD}/{variant}/{FILE_NAME}"
+        path = f"{BUILD}/{variant}/{FILE_NAME}"
         listed = self.listing.get(path)
         if listed is None:
             raise RepositoryError("load_error", f"{self.where} has no {path}; every build variant needs one")
         self.fetch({path: listed})
-        return read_metadata(self._snapshot / _BUILD / variant)
+        return read_metadata(self._snapshot / BUILD / variant)
 
     def directory(self, variant: str) -> Path:
         self._fetch(self.files(variant))
-        return self._snapshot / _BUILD / variant
+        return self._snapshot / BUILD / variant
 
     def verify(self, variant: str) -> Digests | None:
-        directory = self._snapshot / _BUILD / variant
-        prefix = f"{_BUILD}/{variant}/"
+        directory = self._snapshot / BUILD / variant
+        prefix = f"{BUILD}/{variant}/"
         files = variant_files(directory, self._cached.folder)
         self._check(self.files(variant), {prefix + path: file for path, file in files.items()})
         digest = read_metadata(directory).digest
@@ -83,14 +82,14 @@ class HubSnapshot:
         return digest
 
     def files(self, variant: str) -> dict[str, ListedFile]:
-        """Return the files that a build consists of, by path in the repository. Byte code is no part of it: it is never fetched or read."""
-        prefix = f"{_BUILD}/{variant}/"
-        return {path: file for path, file in self.listing.items() if path.startswith(prefix) and not _is_byte_code(path)}
+        """Return the files of a build, by path in the repository. Byte code is left out: it is never fetched or read."""
+        prefix = f"{BUILD}/{variant}/"
+        return {path: file for path, file in self.listing.items() if path.startswith(prefix) and not is_byte_code(path)}
 
     def fetch(self, files: Mapping[str, ListedFile]) -> dict[str, Path]:
-        """Return where these files of the commit are, downloaded if need be; each was compared with what the commit has."""
+        """Return where these files of the commit are, downloaded if need be; each was compared with the commit's list."""
         self._fetch(files)
-        wrong = [path for path, listed in files.items() if not _is(self._snapshot / path, listed)]
+        wrong = [path for path, listed in files.items() if not listed.has_content_of(self._snapshot / path)]
         if wrong:
             raise self._changed([f"{path} is not the file that the commit has" for path in wrong])
         return {path: self._snapshot / path for path in files}
@@ -116,12 +115,12 @@ class HubSnapshot:
             sizes = client.known_listing(self.repo_id, self.commit)
             if sizes is None:
                 raise self._not_cached("nothing says which files it has")
-            return {path: ListedFile(size) for path, size in sizes.items() if path.startswith(f"{_BUILD}/")}
-        with client.requests_of(self.repo_id, f"to list the files of {self.commit[:7]}"):
-            entries = client.tree(self.repo_id, self.commit, _BUILD)
+            return {path: ListedFile(size) for path, size in sizes.items() if path.startswith(f"{BUILD}/")}
+        with client.hub_errors(self.repo_id, f"to list the files of {self.commit[:7]}"):
+            entries = client.tree(self.repo_id, self.commit, BUILD)
             listing = {check_relative_path(entry["path"], self.where): _listed(entry) for entry in entries if entry["type"] == "file"}
         if not listing:
-            return listing  # an error follows; kept, a list that is empty by mistake would repeat it for ever
+            return listing  # an error follows; an empty list in the cache would repeat it for ever
         try:
             self._cached.write_listing(self.commit, listing)
         except OSError as error:
@@ -129,19 +128,19 @@ class HubSnapshot:
         return listing
 
     def _fetch(self, files: Mapping[str, ListedFile]) -> None:
-        """Download those files that are not in the cache. A file that arrives as another one than the commit has does not stay there."""
+        """Download the files that are not in the cache. A file with other content than the commit has is removed again."""
         missing = [path for path in files if not os.path.isfile(f"{self._snapshot}/{path}")]
         if not missing:
             return
         if client.offline():
             raise self._not_cached(f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
-        with client.requests_of(self.repo_id, f"to download {_some(missing)} of {self.commit[:7]}"):
+        with client.hub_errors(self.repo_id, f"to download {_some(missing)} of {self.commit[:7]}"):
             _download(self.repo_id, self.commit, missing)
-        wrong = [path for path in missing if not _is(self._snapshot / path, files[path])]
+        wrong = [path for path in missing if not files[path].has_content_of(self._snapshot / path)]
         for path in wrong:
             _discard(self._snapshot / path)
         if wrong:
-            # Which of the two is wrong, the file or the list, nobody can tell: both are asked for again.
+            # Either the file or the list is wrong, so both are fetched again.
             self._cached.forget_listing(self.commit)
             raise RepositoryError(
                 "digest",
@@ -159,7 +158,7 @@ class HubSnapshot:
     # --- what is there ---
 
     def _check(self, listed: Mapping[str, ListedFile], files: Mapping[str, Path]) -> None:
-        """Check that these are the files that the commit has. What `verify_files` reads anyway is not read here."""
+        """Check that these are the files that the commit has. Files that `verify_files` reads are not read here."""
         problems = [f"{path} is missing" for path in listed if path not in files]
         problems += [f"{path} is not part of it" for path in files if path not in listed]
         problems += [
@@ -181,9 +180,9 @@ class HubSnapshot:
         if os.stat(file).st_size != listed.size:
             return False
         if file.parent.name == BLOBS:
-            # The file's name says what its content hashes to, and verify_files checks that it does.
-            return listed.is_known_as(file.name)
-        return _is(file, listed)
+            # The name is the hash of the content, and verify_files checks that.
+            return listed.has_blob_name(file.name)
+        return listed.has_content_of(file)
 
 
 def _download(repo_id: str, commit: str, paths: list[str]) -> None:
@@ -211,23 +210,11 @@ def _listed(entry: Mapping[str, Any]) -> ListedFile:
     return ListedFile(int(entry["size"]), sha1=str(entry["oid"]))
 
 
-def _is(path: Path, listed: ListedFile) -> bool:
-    """Whether a file has the content that the commit has, as far as the list tells."""
-    file = path.resolve()
-    if listed.sha256 is not None:
-        return sha256_of(file) == listed.sha256
-    return listed.sha1 is None or git_blob_sha1(file) == listed.sha1
-
-
 def _discard(path: Path) -> None:
     blob = path.resolve()
     for file in (path, blob):
         with contextlib.suppress(OSError):
             file.unlink()
-
-
-def _is_byte_code(path: str) -> bool:
-    return path.endswith((".pyc", ".pyo")) or "/__pycache__/" in path
 
 
 def _some(paths: Iterable[str]) -> str:

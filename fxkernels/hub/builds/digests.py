@@ -1,7 +1,7 @@
 """Whether a build's files are those that were published: by digests from its metadata or a lock file, else by their names in the cache.
 
 A file is read once per process. After that, its digest is remembered for as long as the file's stamp (inode, size, times) stays the same.
-Nothing is remembered on disk: whoever can change a kernel there could change that as well.
+Nothing is remembered on disk: a program that can change a kernel there could change the record as well.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 from ...errors import RepositoryError
-from ..builds.metadata import Digests
 from .paths import BLOBS, SNAPSHOTS
 
 T = TypeVar("T")
 
-# kernel-builder lists every file of a build but these: the list stands in the first, and the second signs the first.
+# kernel-builder lists every file of a build but these: the first has the list, and the second signs the first.
 _NEVER_LISTED = frozenset({"metadata.json", "metadata.json.sigstore"})
 _GIT_BLOB = "git blob"
 # The names that the cache of huggingface_hub gives to large and to small files. Mirrors of the Hub may use a plain SHA-1 for the latter.
@@ -33,13 +32,30 @@ _SHOWN_PROBLEMS = 5
 # Below this many bytes, starting threads takes as long as hashing.
 _WORTH_THREADS = 4 << 20
 _MOST_THREADS = 8
-# A file that was written a moment ago can be written again within the same tick of its file system's clock, and its stamp would not tell.
+# A file that is younger than this can be written again within the same tick of its file system's clock, with the same stamp.
 _SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Digests:
+    """What the files of a build must hash to.
+
+    Args:
+        algorithm: ``"sha256"`` or ``"sha512"``.
+        files: The digest of each file, by its path in the variant's directory. All files of the build but ``metadata.json`` are listed.
+    """
+
+    algorithm: str
+    files: Mapping[str, bytes] = field(hash=False)
+
+    def of(self, names: Container[str]) -> Digests:
+        """Return the digests of the files with these names."""
+        return Digests(self.algorithm, {name: digest for name, digest in self.files.items() if name in names})
+
+
+@dataclass(frozen=True, slots=True)
 class _Stamp:
-    """By what a file is taken to be unchanged. The process is part of it: a forked child starts with what its parent remembers."""
+    """A file whose stamp is the same is unchanged. The process is part of it: a forked child starts with its parent's memory."""
 
     process: int
     device: int
@@ -56,11 +72,11 @@ _remembered: dict[tuple[Path, str], tuple[_Stamp, bytes]] = {}
 def verify_files(files: Mapping[str, Path], expected: Digests | None, where: str) -> None:
     """Check that the files of a build are those that were published: each of them, none missing, none more.
 
-    What `expected` does not list can still be checked in the cache of `huggingface_hub`, where the hash of a file is its name: the metadata
-    itself, and everything in a build without digests.
+    In the cache of `huggingface_hub` a file's name is its hash. There, files that `expected` does not list are checked by their names: the
+    metadata itself, and everything in a build without digests.
 
     Args:
-        files: The build's files, as `fxkernels.hub.integrity.paths.variant_files` returns them.
+        files: The build's files, as `fxkernels.hub.builds.paths.variant_files` returns them.
         expected: The digests from the build's metadata or from a lock file; None if there are none.
         where: How to name the build in errors, e.g. ``"acme/norms@9a31f0c (torch-cpu)"``.
 
@@ -87,10 +103,10 @@ def verify_files(files: Mapping[str, Path], expected: Digests | None, where: str
 
 
 def verify_content(content: bytes, path: Path, expected: bytes | None, algorithm: str, where: str) -> None:
-    """Check what has been read from a file of a build and is about to be run.
+    """Check the content of a file of a build that is about to be run.
 
     Args:
-        content: What was read.
+        content: The content, as it was read.
         path: The file, for the error.
         expected: Its digest; None if the build has no such file.
         algorithm: The digest's algorithm.
@@ -129,7 +145,7 @@ def git_blob_sha1(path: Path) -> str:
 
 
 def _listed_problem(path: Path, expected: bytes | None, algorithm: str) -> str | None:
-    # A file that does not belong there need not be read.
+    # A file that is not part of the build is not read.
     actual = _digest(path, algorithm) if expected is not None else b""
     return _difference(actual, expected, algorithm, path.stat().st_size)
 
@@ -152,7 +168,7 @@ def _named_problem(path: Path) -> str | None:
             return None
         actual = _digest(path, algorithms[0]).hex()
         return f"({path.stat().st_size} bytes) has the {algorithms[0]} hash {_short(actual)}, not {_short(path.name)}"
-    return None  # a name that says nothing about the content: some other server's
+    return None  # another server's blobs, whose names are not hashes
 
 
 def _refusal(where: str, problems: list[str], files: Sequence[Path]) -> RepositoryError:
@@ -166,7 +182,7 @@ def _next_step(files: Sequence[Path]) -> str:
     folder = next((folder for file in files for folder in file.parents if (folder / SNAPSHOTS).is_dir()), None)
     if folder is None:
         return "Put the published files back. If the change was meant, take 'digest' out of metadata.json or write the lock file anew."
-    # Several repositories may share a blob, and deleting one of them leaves it there.
+    # Several repositories may share a blob; deleting one repository leaves the blob there.
     shared = [str(file.resolve()) for file in files if file.parent.name == BLOBS and file.is_symlink()]
     return f"Delete {' and '.join([str(folder), *shared])}, and load the kernel again: it is then downloaded anew."
 
@@ -176,7 +192,7 @@ def _short(digits: str) -> str:
 
 
 def _for_each(function: Callable[[str], T], names: list[str], files: Iterable[Path]) -> dict[str, T]:
-    """Return the function's answer for each name; in threads, where there is much to read. Hashing does not hold the interpreter's lock."""
+    """Return the function's result for each name, computed in threads where there is much to read: hashing releases the GIL."""
     threads = min(_MOST_THREADS, os.cpu_count() or 1, len(names))
     if threads < 2 or sum(path.stat().st_size for path in files if path.exists()) < _WORTH_THREADS:
         return {name: function(name) for name in names}

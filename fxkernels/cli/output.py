@@ -1,4 +1,4 @@
-"""What the commands about kernel repositories have in common: their options, ``--json``, exit codes, and errors without tracebacks."""
+"""What commands print: lines or ``--json``, exit codes, and errors without tracebacks; and options that several commands have."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import FxKernelsError
+from ..hub import machine
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -22,12 +23,12 @@ WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a command has to say.
+class CommandOutput:
+    """The output of a command.
 
     Args:
-        value: What ``--json`` prints, with the keys ``ok`` and ``failure`` added.
-        lines: What is printed without it.
+        value: The object that ``--json`` prints, with the keys ``ok`` and ``failure`` added.
+        lines: The lines that are printed otherwise.
         failure: Why the exit code is 1; None for 0.
     """
 
@@ -36,10 +37,10 @@ class Answer:
     failure: str | None = None
 
 
-def answering(function: Callable[..., Answer]) -> Callable[..., None]:
-    """Return a click callback that prints what `function` answers and ends with the exit code that CI wants.
+def prints_output(function: Callable[..., CommandOutput]) -> Callable[..., None]:
+    """Return a click callback that prints the output of `function` and ends with an exit code for CI.
 
-    0: as it should be. 1: the check failed, or the repository cannot be had. 2: the command was not used as it is meant.
+    0: success. 1: the check failed, or the repository cannot be loaded. 2: wrong usage.
     """
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, also for an error.")
@@ -48,7 +49,7 @@ def answering(function: Callable[..., Answer]) -> Callable[..., None]:
         with _warnings_on_stderr():
             _no_bars_in_logs()
             try:
-                answer = function(*args, **kwargs)
+                output = function(*args, **kwargs)
             except (FxKernelsError, OSError) as error:
                 _fail(str(error), getattr(error, "code", "error"), 1, as_json)
             except (ValueError, TypeError) as error:
@@ -58,18 +59,18 @@ def answering(function: Callable[..., Answer]) -> Callable[..., None]:
                     raise
                 _fail(error.format_message(), "usage", 2, as_json)
         if as_json:
-            failure = {} if answer.failure is None else {"failure": answer.failure}
-            click.echo(json.dumps({"ok": answer.failure is None, **failure, **answer.value}, indent=2, sort_keys=True))
-            click.get_current_context().exit(0 if answer.failure is None else 1)
-        for line in answer.lines:
+            failure = {} if output.failure is None else {"failure": output.failure}
+            click.echo(json.dumps({"ok": output.failure is None, **failure, **output.value}, indent=2, sort_keys=True))
+            click.get_current_context().exit(0 if output.failure is None else 1)
+        for line in output.lines:
             click.echo(line)
-        if answer.failure is not None:
-            raise click.ClickException(answer.failure)
+        if output.failure is not None:
+            raise click.ClickException(output.failure)
 
     return callback
 
 
-def state_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--version`` and ``--revision``."""
     version = click.option("--version", type=click.IntRange(min=0), metavar="N", help="The version, see `fxkernels versions`.")
     revision = click.option("--revision", metavar="NAME", help="A commit, tag or branch, instead of a version.")
@@ -89,19 +90,18 @@ def target_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def target_of(text: str | None) -> Target:
-    """Return the target that ``--for`` names; without it, this machine.
+    """Return the target that ``--for`` names, by default this machine.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If it cannot be parsed.
     """
-    from ..hub.repository import machine
     from ..target import Target
 
     return machine() if text is None else Target.parse(text)
 
 
 def paragraph(text: str, indent: str = "", first: str | None = None) -> tuple[str, ...]:
-    """Return text as lines that fit a terminal. The message of an error keeps its own line breaks."""
+    """Return text as lines of at most `WIDTH` characters. Line breaks in the text are kept."""
     lines: list[str] = []
     for number, part in enumerate(text.splitlines()):
         start = first if first is not None and number == 0 else indent
@@ -112,7 +112,7 @@ def paragraph(text: str, indent: str = "", first: str | None = None) -> tuple[st
 
 
 def size(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in a readable unit."""
     amount, units = float(count), ["bytes", "kB", "MB", "GB"]
     while amount >= 1000 and len(units) > 1:
         amount /= 1000
@@ -128,7 +128,7 @@ def _fail(message: str, code: str, exit_code: int, as_json: bool) -> None:
 
 
 def _no_bars_in_logs() -> None:
-    """Leave huggingface_hub's progress bars to terminals, unless the user has said what should be."""
+    """Disable huggingface_hub's progress bars outside of terminals, unless the user has configured them."""
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
 
@@ -142,7 +142,7 @@ class _Usage(click.ClickException):
 
 @contextmanager
 def _warnings_on_stderr() -> Iterator[None]:
-    """Show what the library warns of; the commands have no other use for its log."""
+    """Print the warnings that the library logs."""
     logger, handler = logging.getLogger("fxkernels"), _Echo(logging.WARNING)
     logger.addHandler(handler)
     try:
