@@ -25,6 +25,9 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 PRIVATE_TORCH_ROOM = "fxkernels/capture/_torch/"
 
+# The rooms whose test files are named after the modules of the room.
+MIRRORED = ("cli", "hub")
+
 # Kernel repositories are other people's code in shape: they import nothing of the library and are imported under ids of their own.
 SOURCES = sorted(
     path.relative_to(ROOT)
@@ -59,6 +62,21 @@ def test_every_folder_of_the_library_explains_itself() -> None:
     folders = {path.parent for path in SOURCES}
     silent = [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists() or not docstring_of(folder / "__init__.py")]
     assert sorted(silent) == []
+
+
+@pytest.mark.parametrize("room", MIRRORED)
+def test_tests_mirror_the_code(room: str) -> None:
+    """tests/hub/remote/test_client.py tests fxkernels/hub/remote/client.py, and so would test_client_offline.py; tests/hub/test_hub.py
+    tests the
+    whole room."""
+    strays = []
+    for path in sorted((ROOT / "tests" / room).rglob("test_*.py")):
+        folder = path.parent.relative_to(ROOT / "tests")
+        subjects = {folder.name, *(module.stem for module in (ROOT / "fxkernels" / folder).glob("*.py"))}
+        name = path.stem.removeprefix("test_")
+        if not any(name == subject or name.startswith(f"{subject}_") for subject in subjects):
+            strays.append(f"{path.relative_to(ROOT)} has no module in fxkernels/{folder}")
+    assert strays == []
 
 
 def test_nobody_imports_the_bare_name_passes() -> None:

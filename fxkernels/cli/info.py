@@ -145,7 +145,7 @@ def _sizes(snapshot: Snapshot, variant: str) -> dict[str, int]:
     """Return the size of each file of a build, by path in it. Nothing is downloaded."""
 
     if isinstance(snapshot, HubSnapshot):
-        return {path.split("/", 2)[2]: file.size for path, file in snapshot.files(variant).items()}
+        return {name: file.size for name, file in snapshot.files(variant).items()}
     directory = snapshot.directory(variant)
     return {path: file.stat().st_size for path, file in variant_files(directory, directory.parent.parent).items()}
 
@@ -154,8 +154,7 @@ def _layers(snapshot: Snapshot, variant: str) -> list[dict[str, Any]]:
 
     names = [name for name in _sizes(snapshot, variant) if is_layers_file(name)]
     if isinstance(snapshot, HubSnapshot):
-        listed = snapshot.files(variant)
-        paths = list(snapshot.fetch({path: listed[path] for path in (f"build/{variant}/{name}" for name in names)}).values())
+        paths = list(snapshot.fetch(variant, names).values())
     else:
         paths = [snapshot.directory(variant) / name for name in names]
     return [dataclasses.asdict(layer) for layer in listed_layers(path.read_text(encoding="utf-8", errors="replace") for path in paths)]

@@ -15,9 +15,9 @@ from typing import Literal
 from ..errors import RepositoryError
 from .builds.digests import verify_files
 from .builds.metadata import FILE_NAME, parse_metadata
-from .builds.paths import BUILD, is_byte_code, variant_files
+from .builds.paths import BUILD, variant_files
 from .locks.lock import Lock, LockedFiles, LockedRepository, LockedVariant
-from .remote.cache import CachedRepository, ListedFile
+from .remote.cache import CachedRepository, ListedFile, files_of_build
 from .snapshot import LocalSnapshot
 
 Status = Literal["good", "bad", "partly", "absent", "unknown"]
@@ -130,8 +130,7 @@ def _check_listed(listing: Mapping[str, ListedFile] | None, variant: str, where:
         verify_files(files, digest.of(files), where)
     if listing is None:
         return len(files)
-    prefix = f"{BUILD}/{variant}/"
-    listed = {path.removeprefix(prefix): file for path, file in listing.items() if path.startswith(prefix) and not is_byte_code(path)}
+    listed = files_of_build(listing, variant)
     problems = [f"{name} is not part of it" for name in files if name not in listed]
     changed = [name for name in files if name in listed and not listed[name].has_content_of(files[name])]
     problems += [f"{name} is not the file that the commit has" for name in changed]

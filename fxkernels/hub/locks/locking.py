@@ -13,7 +13,6 @@ from typing import Any
 
 from ...errors import RepositoryError
 from ..builds.digests import Digests, sha256_of
-from ..builds.paths import BUILD
 from ..loading import open_commit
 from ..remote.hub_snapshot import HubSnapshot
 from ..request import RepositoryRequest
@@ -119,8 +118,6 @@ def _locked(
 
 
 def _digests(snapshot: HubSnapshot, variant: str) -> Digests:
-    prefix = f"{BUILD}/{variant}/"
     listed = snapshot.files(variant)
-    here = snapshot.fetch({path: file for path, file in listed.items() if file.sha256 is None})
-    digests = {path.removeprefix(prefix): bytes.fromhex(file.sha256 or sha256_of(here[path])) for path, file in listed.items()}
-    return Digests("sha256", digests)
+    fetched = snapshot.fetch(variant, [name for name, file in listed.items() if file.sha256 is None])
+    return Digests("sha256", {name: bytes.fromhex(file.sha256 or sha256_of(fetched[name])) for name, file in listed.items()})

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...cache_directory import read_record, write_atomically
 from ...errors import RepositoryError
 from ..builds.digests import git_blob_sha1, sha256_of
-from ..builds.paths import SNAPSHOTS, check_relative_path
+from ..builds.paths import BUILD, SNAPSHOTS, check_relative_path, is_byte_code
 from ..request import FULL_COMMIT, check_repo_id, is_revision
 
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
@@ -48,6 +48,15 @@ class ListedFile:
         if self.sha256 is not None:
             return sha256_of(file) == self.sha256
         return self.sha1 is None or git_blob_sha1(file) == self.sha1
+
+
+def files_of_build(listing: Mapping[str, ListedFile], variant: str) -> dict[str, ListedFile]:
+    """Return the files of a build among those of a commit, by path in the variant's directory.
+
+    Byte code is left out: it is never downloaded or read.
+    """
+    prefix = f"{BUILD}/{variant}/"
+    return {path.removeprefix(prefix): file for path, file in listing.items() if path.startswith(prefix) and not is_byte_code(path)}
 
 
 @dataclass(frozen=True, slots=True)

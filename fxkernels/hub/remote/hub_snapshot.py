@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any
 from ...errors import RepositoryError
 from ..builds.digests import Digests, verify_files
 from ..builds.metadata import FILE_NAME, Metadata, read_metadata
-from ..builds.paths import BLOBS, BUILD, check_relative_path, is_byte_code, variant_files
+from ..builds.paths import BLOBS, BUILD, check_relative_path, variant_files
 from . import client
-from .cache import CachedRepository, ListedFile
+from .cache import CachedRepository, ListedFile, files_of_build
 
 _log = logging.getLogger("fxkernels")
 
@@ -61,38 +61,35 @@ class HubSnapshot:
         return tuple(sorted(names))
 
     def metadata(self, variant: str) -> Metadata:
-        path = f"{BUILD}/{variant}/{FILE_NAME}"
-        listed = self.listing.get(path)
-        if listed is None:
-            raise RepositoryError("load_error", f"{self.where} has no {path}; every build variant needs one")
-        self.fetch({path: listed})
-        return read_metadata(self._snapshot / BUILD / variant)
+        if FILE_NAME not in self.files(variant):
+            raise RepositoryError("load_error", f"{self.where} has no {BUILD}/{variant}/{FILE_NAME}; every build variant needs one")
+        (file,) = self.fetch(variant, [FILE_NAME]).values()
+        return read_metadata(file.parent)
 
     def directory(self, variant: str) -> Path:
-        self._fetch(self.files(variant))
-        return self._snapshot / BUILD / variant
+        self._download_missing(variant, self.files(variant))
+        return self._build(variant)
 
     def verify(self, variant: str) -> Digests | None:
-        directory = self._snapshot / BUILD / variant
-        prefix = f"{BUILD}/{variant}/"
+        directory = self._build(variant)
         files = variant_files(directory, self._cached.folder)
-        self._check(self.files(variant), {prefix + path: file for path, file in files.items()})
+        self._check(variant, files)
         digest = read_metadata(directory).digest
         verify_files(files, digest, f"{self.where} ({variant})")
         return digest
 
     def files(self, variant: str) -> dict[str, ListedFile]:
-        """Return the files of a build, by path in the repository. Byte code is left out: it is never fetched or read."""
-        prefix = f"{BUILD}/{variant}/"
-        return {path: file for path, file in self.listing.items() if path.startswith(prefix) and not is_byte_code(path)}
+        """Return the files of a build, by path in the variant's directory."""
+        return files_of_build(self.listing, variant)
 
-    def fetch(self, files: Mapping[str, ListedFile]) -> dict[str, Path]:
-        """Return where these files of the commit are, downloaded if need be; each was compared with the commit's list."""
-        self._fetch(files)
-        wrong = [path for path, listed in files.items() if not listed.has_content_of(self._snapshot / path)]
+    def fetch(self, variant: str, names: Sequence[str]) -> dict[str, Path]:
+        """Return where these files of a build are, downloaded if need be; each was compared with the commit's list."""
+        self._download_missing(variant, names)
+        listed, found = self.files(variant), {name: self._build(variant) / name for name in names}
+        wrong = [name for name, path in found.items() if not listed[name].has_content_of(path)]
         if wrong:
-            raise self._changed([f"{path} is not the file that the commit has" for path in wrong])
-        return {path: self._snapshot / path for path in files}
+            raise self._changed(variant, [f"{name} is not the file that the commit has" for name in wrong])
+        return found
 
     @functools.cached_property
     def listing(self) -> Mapping[str, ListedFile]:
@@ -104,9 +101,8 @@ class HubSnapshot:
     def _cached(self) -> CachedRepository:
         return CachedRepository.of(self.repo_id)
 
-    @functools.cached_property
-    def _snapshot(self) -> Path:
-        return self._cached.snapshot(self.commit)
+    def _build(self, variant: str) -> Path:
+        return self._cached.snapshot(self.commit) / BUILD / variant
 
     # --- from the Hub ---
 
@@ -127,18 +123,20 @@ class HubSnapshot:
             _log.warning("the list of the files of %s cannot be written into the cache (%s); it will be asked for again", self.where, error)
         return listing
 
-    def _fetch(self, files: Mapping[str, ListedFile]) -> None:
+    def _download_missing(self, variant: str, names: Iterable[str]) -> None:
         """Download the files that are not in the cache. A file with other content than the commit has is removed again."""
-        missing = [path for path in files if not os.path.isfile(f"{self._snapshot}/{path}")]
+        snapshot = self._cached.snapshot(self.commit)
+        paths = [f"{BUILD}/{variant}/{name}" for name in names]
+        missing = [path for path in paths if not os.path.isfile(f"{snapshot}/{path}")]
         if not missing:
             return
         if client.offline():
             raise self._not_cached(f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
         with client.hub_errors(self.repo_id, f"to download {_some(missing)} of {self.commit[:7]}"):
             _download(self.repo_id, self.commit, missing)
-        wrong = [path for path in missing if not files[path].has_content_of(self._snapshot / path)]
+        wrong = [path for path in missing if not self.listing[path].has_content_of(snapshot / path)]
         for path in wrong:
-            _discard(self._snapshot / path)
+            _discard(snapshot / path)
         if wrong:
             # Either the file or the list is wrong, so both are fetched again.
             self._cached.forget_listing(self.commit)
@@ -157,32 +155,31 @@ class HubSnapshot:
 
     # --- what is there ---
 
-    def _check(self, listed: Mapping[str, ListedFile], files: Mapping[str, Path]) -> None:
-        """Check that these are the files that the commit has. Files that `verify_files` reads are not read here."""
-        problems = [f"{path} is missing" for path in listed if path not in files]
-        problems += [f"{path} is not part of it" for path in files if path not in listed]
-        problems += [
-            f"{path} is not the file that the commit has"
-            for path in listed
-            if path in files and not self._belongs(files[path], listed[path])
-        ]
+    def _check(self, variant: str, files: Mapping[str, Path]) -> None:
+        """Check that a build has the files that the commit has. Files that `verify_files` reads are not read here."""
+        listed = self.files(variant)
+        problems = [f"{name} is missing" for name in listed if name not in files]
+        problems += [f"{name} is not part of it" for name in files if name not in listed]
+        changed = [name for name, file in listed.items() if name in files and not _may_be(files[name], file)]
+        problems += [f"{name} is not the file that the commit has" for name in changed]
         if problems:
-            raise self._changed(problems)
+            raise self._changed(variant, problems)
 
-    def _changed(self, problems: list[str]) -> RepositoryError:
+    def _changed(self, variant: str, problems: list[str]) -> RepositoryError:
         return RepositoryError(
             "digest",
-            f"{self.where} in the cache is not what the Hub has at this commit: {'; '.join(sorted(problems))}\n"
+            f"{self.where} ({variant}) in the cache is not what the Hub has at this commit: {'; '.join(sorted(problems))}\n"
             f"  Delete {self._cached.folder}, and load the kernel again: it is then downloaded anew.",
         )
 
-    def _belongs(self, file: Path, listed: ListedFile) -> bool:
-        if os.stat(file).st_size != listed.size:
-            return False
-        if file.parent.name == BLOBS:
-            # The name is the hash of the content, and verify_files checks that.
-            return listed.has_blob_name(file.name)
-        return listed.has_content_of(file)
+
+def _may_be(path: Path, listed: ListedFile) -> bool:
+    if os.stat(path).st_size != listed.size:
+        return False
+    if path.parent.name == BLOBS:
+        # The name is the hash of the content, and verify_files checks that.
+        return listed.has_blob_name(path.name)
+    return listed.has_content_of(path)
 
 
 def _download(repo_id: str, commit: str, paths: list[str]) -> None:

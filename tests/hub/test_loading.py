@@ -1,4 +1,4 @@
-"""Kernels from the loopback Hub whose files in the cache were changed, and kernels that should never have been published."""
+"""Loading kernels from the loopback Hub whose files in the cache were changed, and kernels with faults of their publisher."""
 
 from __future__ import annotations
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ import pytest
 from kernel_repositories import FOLDER, UNIVERSAL, copy_repository, repository
 from loopback import LoopbackHub
 from published import kernel as published
+from refusals import refusal
 
-from fxkernels import LayerRepository, LocalLayerRepository, LockedLayerRepository, RepositoryError
-from fxkernels.hub import LockOnlyRepository, RepositoryRequest, lock_kernels, read_lock, write_lock
-from fxkernels.kernels.layer import KernelLayer, load_kernel_layer
+from fxkernels import LayerRepository, LocalLayerRepository, LockedLayerRepository
+from fxkernels.kernels.layer import KernelLayer
 from fxkernels.target import Target
 
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")
@@ -27,13 +25,6 @@ MAKE: dict[str, Callable[..., Any]] = {
     "LayerRepository": lambda **options: LayerRepository("acme/norms", layer_name="RMSNorm", version=1, **options),
     "LockedLayerRepository": lambda **options: LockedLayerRepository("acme/norms", layer_name="RMSNorm", **options),
 }
-
-
-def refusal(action: Callable[[], object], code: str = "load_error") -> str:
-    with pytest.raises(RepositoryError) as caught:
-        action()
-    assert caught.value.code == code
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -52,9 +43,6 @@ def declare(build: Path, constraints: Any) -> None:
 
 def loaded(build: Path, layer: str = "PairsRMSNorm", **options: Any) -> KernelLayer:
     return LocalLayerRepository(build.parent.parent, layer_name=layer, **options).load_for(CPU)
-
-
-# --- declared by a build ------------------------------------------------------------------------------------------------------------------
 
 
 def test_build_declares_them_in_its_metadata_or_in_a_file_beside_it() -> None:
@@ -114,47 +102,3 @@ def test_declared_constraints_are_covered_by_the_digests(hub: LoopbackHub, clien
     file.unlink()
     file.write_text("{}")
     assert "constraints.json" in refusal(lambda: norms.load_for(CPU), "digest")
-
-
-# --- beside a repository in the mapping ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", MAKE)
-def test_when_is_one_text_or_several_and_part_of_the_value(kind: str) -> None:
-    make = MAKE[kind]
-    one, several = make(when="capability >= 80"), make(when=["capability >= 80"])
-    assert one == several
-    assert one.when == ("capability >= 80",)
-    assert one != make()
-    assert len({one, several, make(), pickle.loads(pickle.dumps(one)), copy.deepcopy(one)}) == 2
-
-
-@pytest.mark.parametrize("kind", MAKE)
-def test_when_that_is_no_constraint_is_refused_at_once(kind: str) -> None:
-    with pytest.raises(ValueError, match=r"when= has a text that is no constraint: constraints know no word 'dims'"):
-        MAKE[kind](when=["capability >= 80", "dims(x, -1) == 8"])
-    for wrong in (8, [8], None):
-        with pytest.raises(TypeError, match="when= is a constraint such as"):
-            MAKE[kind](when=wrong)
-
-
-def test_when_holds_under_a_lock_too(hub: LoopbackHub, client: Any, tmp_path: Path) -> None:
-    hub.add("acme/norms", published(metadata={"constraints": {"RMSNorm": ["ndim(hidden_states) == 3"]}}))
-    path = tmp_path / "fxkernels.lock"
-    write_lock(lock_kernels((RepositoryRequest("acme/norms", version=1),), str(path))[0], path)
-    both = ("ndim(hidden_states) == 3", "capability >= 80")
-    own = LockedLayerRepository("acme/norms", layer_name="RMSNorm", lockfile=path, when="capability >= 80")
-    assert own.load_for(CPU).constraints == both
-    assert LockOnlyRepository(MAKE["LayerRepository"](when="capability >= 80"), read_lock(path)).load_for(CPU).constraints == both
-    assert LockOnlyRepository(own, read_lock(path)).load_for(CPU).constraints == both
-
-
-def test_constraints_survive_on_the_way_to_another_process() -> None:
-    kernel = load_kernel_layer(MAKE["LocalLayerRepository"](when="capability >= 80"), CPU)
-    assert pickle.loads(pickle.dumps(kernel)).constraints == kernel.constraints == ("dim(hidden_states, -2) % 4 == 0", "capability >= 80")
-
-
-def test_kernels_with_other_constraints_are_other_kernels() -> None:
-    one, other = MAKE["LocalLayerRepository"]().load_for(CPU), MAKE["LocalLayerRepository"](when="capability >= 80").load_for(CPU)
-    assert one != other
-    assert one.cls is other.cls

@@ -1,4 +1,4 @@
-"""What can go wrong with a kernel in the cache, and with the cache's disk: an error that names the file, and nothing of the build runs."""
+"""Faults of a kernel in the cache and of the cache's disk. Each is an error that names the file, and nothing of the build runs."""
 
 from __future__ import annotations
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from hazard_requests import norm_request
 
-from fxkernels.admission import admit
+from fxkernels.admission import admit, forget_verdicts
 from fxkernels.cli.admitted import admitted
+
+
+@pytest.fixture(autouse=True)
+def own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FXKERNELS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FXKERNELS_VERIFY")
+    forget_verdicts()
+    yield
+    forget_verdicts()
 
 
 def run(*arguments: str, code: int = 0) -> str:

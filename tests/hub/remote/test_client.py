@@ -1,8 +1,7 @@
-"""What can go wrong between the Hub and a kernel, and how each of it ends: a clear error and the reference layer, or a retry of the client.
+"""Faults of the Hub and of the network. Each ends in a clear error and the reference layer, or in a retry of the client.
 
-Each fault is tried on the whole way, from a mapping to a rewritten model, with the real client. After it the cache must be such that the
-next run, with the fault gone, works. `test_cache_faults.py` has what can go wrong with what is there already; the tests of each room
-(`test_digests.py`, `test_paths.py`, `test_trust.py`, `test_importer.py`, `test_lock.py` ...) have the faults that it can tell by itself.
+Each fault is tried from a mapping to a rewritten model, with the real client. Afterwards, without the fault, the next run works with the same
+cache. `test_cache.py` has the faults of files that are in the cache already.
 """
 
 from __future__ import annotations
