@@ -13,7 +13,7 @@ from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_h
 from .device import CUDAProperties, Device, ROCMProperties
 from .errors import CaptureError, ContractError, FxKernelsError, KernelRuntimeError, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
-from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository
+from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository, get_kernel_dep
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
 from .target import Target
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .culprit.bisection import bisect
     from .culprit.numerics import numerics
     from .explaining import explain
-    from .hub.importing.dependencies import get_kernel_dep
     from .report.publish import last_report
     from .report.report import Report
     from .transform import kernelize, original
@@ -36,7 +35,6 @@ _LAZY = {
     "bisect": "culprit.bisection",
     "builtin_mapping": "builtin",
     "explain": "explaining",
-    "get_kernel_dep": "hub.importing.dependencies",
     "hubkernels": "backend",
     "kernelize": "transform",
     "last_report": "report.publish",

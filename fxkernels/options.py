@@ -14,9 +14,7 @@ from .constrained import OnDepends
 from .device import Device
 from .fallback import KernelizeFallback
 from .fuel import Fuel, fuel_in_environment
-from .hub.from_cache import FromCache
-from .hub.locked_repository import UnderLock, lock_of
-from .hub.locks.lock import Lock
+from .hub import CacheOnlyRepository, Lock, LockOnlyRepository, lock_of
 from .kernels.loader import KernelLoader
 from .kernels.lowering.lowering import BACKWARDS, Backward
 from .mapping import KernelMapping
@@ -70,10 +68,10 @@ class Options:
 
     def loader(self) -> KernelLoader:
         """Return a new loader of kernels: through the lock, where there is one; of what is cached, where nothing is carried out."""
-        locked = functools.partial(UnderLock, lock=self.lockfile) if self.lockfile is not None else None
+        locked = functools.partial(LockOnlyRepository, lock=self.lockfile) if self.lockfile is not None else None
         if self.edit:
             return KernelLoader(locked)
-        return KernelLoader(lambda repository: FromCache(locked(repository) if locked is not None else repository))
+        return KernelLoader(lambda repository: CacheOnlyRepository(locked(repository) if locked is not None else repository))
 
     def chooser(self) -> Chooser:
         """Return a new memory of kernels that are chosen for this machine, or for the target that was asked for."""

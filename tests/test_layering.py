@@ -60,6 +60,9 @@ PLACE = {room: place for place, room in enumerate(ROOMS)}
 
 PRIVATE_TORCH_ROOM = "fxkernels/capture/_torch/"
 
+# The rooms whose test files are named after the modules of the room.
+MIRRORED = ("cli", "hub")
+
 # Kernel repositories are other people's code in shape: they import nothing of the library and are imported under ids of their own.
 SOURCES = sorted(
     path.relative_to(ROOT)
@@ -92,6 +95,20 @@ def test_every_folder_of_the_library_explains_itself() -> None:
     folders = {path.parent for path in SOURCES}
     silent = [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists() or not docstring_of(folder / "__init__.py")]
     assert sorted(silent) == []
+
+
+@pytest.mark.parametrize("room", MIRRORED)
+def test_tests_mirror_the_code(room: str) -> None:
+    """tests/hub/remote/test_client.py is for fxkernels/hub/remote/client.py, and so is test_client_offline.py; tests/hub/test_hub.py is for
+    the whole room."""
+    strays = []
+    for path in sorted((ROOT / "tests" / room).rglob("test_*.py")):
+        folder = path.parent.relative_to(ROOT / "tests")
+        subjects = {folder.name, *(module.stem for module in (ROOT / "fxkernels" / folder).glob("*.py"))}
+        name = path.stem.removeprefix("test_")
+        if not any(name == subject or name.startswith(f"{subject}_") for subject in subjects):
+            strays.append(f"{path.relative_to(ROOT)} has no module in fxkernels/{folder}")
+    assert strays == []
 
 
 def test_the_bare_name_passes_is_imported_nowhere() -> None:

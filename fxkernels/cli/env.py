@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .hub_command import Answer, answering, paragraph
+from .output import CommandOutput, paragraph, prints_output
 
 _PREFIXES = (
     "FXKERNELS_",
@@ -33,8 +33,8 @@ _HIDDEN = "(hidden)"
 
 
 @click.command(short_help="Show versions, devices and settings, for bug reports.")
-@answering
-def env() -> Answer:
+@prints_output
+def env() -> CommandOutput:
     """Show what a bug report needs: versions, devices, where things are cached, and the variables that matter. Tokens are not shown.
 
     \b
@@ -55,7 +55,7 @@ def env() -> Answer:
         "variables": shown_variables(os.environ),
         "backends": _backends(),
     }
-    return Answer(value, tuple(_lines(value)))
+    return CommandOutput(value, tuple(_lines(value)))
 
 
 def shown_variables(environment: Any) -> dict[str, str]:

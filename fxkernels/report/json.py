@@ -16,7 +16,7 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from ..hub.builds.strict_json import parse_object
+from ..hub.strict_json import parse_object
 from ..kernels.layer import KernelIdentity
 from ..passes.gate import Candidate
 from ..passes.miss import Miss

@@ -155,7 +155,7 @@ def edited(edit: Edit) -> str:
         ("", "this is no JSON report: Expecting value: line 1 column 1 (char 0)"),
         ("not json", "this is no JSON report: Expecting value: line 1 column 1 (char 0)"),
         ("[]", "this is no JSON report: it holds a JSON list, it must hold an object"),
-        ('{"schema": 1, "schema": 1}', "this is no JSON report: the key 'schema' stands in one object twice"),
+        ('{"schema": 1, "schema": 1}', "this is no JSON report: the key 'schema' is in one object twice"),
         ("[" * 100_000, "this is no JSON report: it is nested too deeply"),
         ("{}", "this is no report of fxkernels: it lacks the key 'schema', and this version reads 'fxkernels.report/2'"),
         (

@@ -17,7 +17,7 @@ from kernel_builds import left_in_process, written
 
 import fxkernels
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.importing.importer import import_variant
+from fxkernels.hub import import_variant
 
 Importer = Callable[..., ModuleType]
 
