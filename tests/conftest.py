@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fxkernels.mapping import register_kernel_mapping
+
+# How long an example takes tells how busy the machine is, and nothing about the library.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

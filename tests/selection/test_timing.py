@@ -29,7 +29,9 @@ def test_each_side_is_timed_in_each_round_and_sides_take_turns() -> None:
     found = times_of({"long": noting("long", 0.004), "short": noting("short", 0.002)}, torch.device("cpu"))
     assert {name: len(side.device) for name, side in found.items()} == {"long": ROUNDS, "short": ROUNDS}
     assert order[-2 * ROUNDS :] == ["long", "short"] * ROUNDS
-    assert found["long"].microseconds == pytest.approx(2 * found["short"].microseconds, rel=0.5)
+    # A call sleeps at least that long. How much longer depends on what else the machine does.
+    assert found["long"].microseconds >= 4000
+    assert 2000 <= found["short"].microseconds < 2e6
     assert found["long"].host == ()
 
 
