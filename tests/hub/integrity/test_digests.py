@@ -98,9 +98,8 @@ def test_published_files_pass_in_either_algorithm(build, algorithm):
 
 
 def test_digests_are_those_of_the_kernels_package(build):
-    from kernels._rust import Digest, DigestAlgorithm
-
-    theirs = Digest.hash_variant(DigestAlgorithm.SHA512, build)
+    peer = pytest.importorskip("kernels._rust")
+    theirs = peer.Digest.hash_variant(peer.DigestAlgorithm.SHA512, build)
     expected = Digests(str(theirs.algorithm), {name: base64.b64decode(digest) for name, digest in theirs.files.items()})
     verify(build, expected)
     assert expected == published("sha512")
