@@ -23,6 +23,7 @@ from ..kernels.origin import LayerOrigin
 from ..kernels.stand_in import LayerState
 from ..passes.layer_call import CallSite
 from ..passes.markers import SITE, enter, leave
+from ..versions import warn_of_untested
 from . import _torch
 from .graph_module import FunctionCall
 from .paths import ModulePaths
@@ -363,5 +364,7 @@ def _location(function: FunctionType) -> str:
 
 @functools.cache
 def install() -> None:
-    """Have Dynamo tell us of calls, once per process. Other backends see nothing of it."""
+    """Have Dynamo tell us of calls, once per process. Other backends see nothing of it. Every way into the library leads here first, so
+    this is where a warning says that a library's version was not tested: before anything that such a version may lack is used."""
+    warn_of_untested()
     _torch.install(Brackets())

@@ -1,7 +1,7 @@
 """Faults of the Hub and of the network. Each ends in a clear error and the reference layer, or in a retry of the client.
 
-Each fault is tried from a mapping to a rewritten model, with the real client. Afterwards, without the fault, the next run works with the same
-cache. `test_cache.py` has the faults of files that are in the cache already.
+Each fault is tried from a mapping to a rewritten model, with the real client. Afterwards, without the fault, the next run works with the
+same cache. `test_cache.py` has the faults of files that are in the cache already.
 """
 
 from __future__ import annotations
