@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from ..annotate import annotated_forward
+from ..byte_code import loaded_variable
 from ..errors import CaptureError
 from .clone import OWN, clone_module
 from .symbolic import LayerTracer, trace_clone
@@ -159,11 +160,12 @@ def _tested_for_none(function: Callable[..., Any], names: Collection[str]) -> It
     """Those of the parameters that the function compares with None itself."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     for one, other in pairwise(dis.get_instructions(code) if code is not None else ()):
-        if not one.opname.startswith("LOAD_FAST") or one.argval not in names:
+        loaded = loaded_variable(one)
+        if loaded is None or loaded not in names:
             continue
         # `x is None` in a condition is one jump in 3.11 and later; elsewhere it loads None first.
         if other.opname.endswith(("_IF_NONE", "_IF_NOT_NONE")) or (other.opname == "LOAD_CONST" and other.argval is None):
-            yield str(one.argval)
+            yield loaded
 
 
 # --- two graphs ---------------------------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_compiled_alone_runs_nothing_and_its_second_size_is_dynamic() -> None:
     assert sizes == [False, True]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_by_itself_captures_in_transforms_modes_and_traces() -> None:
     def capture(x: torch.Tensor) -> torch.Tensor:
         captured(asking([]), Doubling(), x)
@@ -116,7 +116,7 @@ def test_state_guard_sees_grad_mode_and_autocast() -> None:
         assert not fits()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_outside_of_traces_nothing_is_recorded() -> None:
     def doubled(x: torch.Tensor) -> torch.Tensor:
         with _torch.outside_of_traces():

@@ -72,14 +72,29 @@ def by_itself() -> Iterator[None]:
 @contextlib.contextmanager
 def outside_of_traces() -> Iterator[None]:
     """What happens within is no part of what torch.jit.trace or torch.fx record."""
-    state, flag = torch._C._get_tracing_state(), _symbolic_trace._is_fx_tracing_flag
+    state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # the stubs lack it
-    _symbolic_trace._is_fx_tracing_flag = False
+    try:
+        with _unseen_by_fx():
+            yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _unseen_by_fx() -> Iterator[None]:
+    """torch.fx takes it that it is not tracing. Torch 2.15 has one flag per thread and a context manager for it, before that a global."""
+    module: Any = _symbolic_trace
+    if hasattr(module, "_is_fx_tracing_context"):
+        with module._is_fx_tracing_context(False):
+            yield
+        return
+    flag = module._is_fx_tracing_flag
+    module._is_fx_tracing_flag = False
     try:
         yield
     finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
-        _symbolic_trace._is_fx_tracing_flag = flag
+        module._is_fx_tracing_flag = flag
 
 
 @contextlib.contextmanager
