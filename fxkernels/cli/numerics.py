@@ -50,13 +50,14 @@ def numerics(
 def _measured(name: str, model: nn.Module, arguments: Arguments, builtin: bool, unverified: bool, show_traceback: bool) -> Numerics:
     from .. import kernelize
     from ..builtin import builtin_mapping
+    from ..capture._torch import unlogged_fakes
     from ..mapping import KernelMapping, current_mapping
 
     mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
     args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     try:
         run: Any = kernelize(model, mapping=mapping, verify="off" if unverified else None)
-        with torch.no_grad():
+        with torch.no_grad(), unlogged_fakes():
             run(*args, **kwargs)
         report = cast("Report", run.report)
         return report.numerics(run, *args, **kwargs)

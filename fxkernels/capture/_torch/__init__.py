@@ -10,6 +10,7 @@ from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autogra
 from .caching import cacheable
 from .compiled_module import compiled_module
 from .compiling import (
+    INITIALIZES_BACKENDS,
     ISOLATED,
     as_if_compiling,
     call_on_fakes,
@@ -23,6 +24,7 @@ from .compiling import (
     is_wrapper_subclass,
     on_recompile_limit,
     run_on_fakes,
+    unlogged_fakes,
     unwrapped_backend,
 )
 from .dynamic_sizes import sizes_marked_dynamic
@@ -55,6 +57,7 @@ from .variables import (
 )
 
 __all__ = [
+    "INITIALIZES_BACKENDS",
     "ISOLATED",
     "Frame",
     "Indescribable",
@@ -110,6 +113,7 @@ __all__ = [
     "timed_compiler",
     "timed_settings",
     "type_name",
+    "unlogged_fakes",
     "unpacked",
     "unpacked_keywords",
     "unwrapped_backend",
