@@ -74,8 +74,12 @@ class HubKernels:
             session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None, capture=options.capture)
         self.session = session
         self.parts_only = parts_only
-        dynamo.install()
+        dynamo.install_early()
         _listen_for_recompile_limits()
+
+    def _dynamo_backend_init(self) -> None:
+        """`torch.compile` calls this before it uses the backend (torch 2.15)."""
+        dynamo.install()
 
     @property
     def report(self) -> Report:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.compiler import is_exporting
 
 from .backend import HubKernels
-from .capture import _torch
+from .capture import _torch, dynamo
 from .capture.dynamo import KERNELIZED
 from .errors import FxKernelsError
 from .report.report import Report
@@ -36,6 +36,7 @@ class Kernelized:
         self._install()
 
     def _install(self) -> None:
+        dynamo.install()  # somebody may compile the model, with a backend of theirs
         attributes = self.module.__dict__
         attributes[KERNELIZED] = self
         attributes["_compiled_call_impl"] = _torch.entry(self.call, self.module._call_impl)

@@ -27,6 +27,7 @@ ROOMS: tuple[str, ...] = (
     "annotate",
     "versions",
     "cache_directory",
+    "byte_code",
     # what a kernel is, and where it comes from
     "kernels",
     "hub",

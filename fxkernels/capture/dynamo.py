@@ -211,8 +211,12 @@ def _annotated_frame(frame: _torch.Frame, root: nn.Module | None) -> FunctionTyp
 
 
 def _frame_module(frame: _torch.Frame) -> nn.Module | None:
-    """The module whose method the frame runs."""
+    """The module whose method the frame runs. To a decorator's wrapper it may be the first of the variable arguments."""
     code: CodeType = _torch.frame_code(frame)
+    if not code.co_argcount and code.co_flags & inspect.CO_VARARGS:
+        variable = _torch.local_variable(frame, code.co_varnames[code.co_kwonlyargcount])
+        given = _torch.peek(frame, variable) if variable is not None else None
+        return given[0] if isinstance(given, tuple) and given and isinstance(given[0], nn.Module) else None
     names = [name for name in code.co_varnames[:1] if code.co_argcount]
     names += [name for name in ("self",) if name not in names]  # a resumed frame begins with arguments of its own
     for name in names:
@@ -368,3 +372,9 @@ def install() -> None:
     this is where a warning says that a library's version was not tested: before anything that such a version may lack is used."""
     warn_of_untested()
     _torch.install(Brackets())
+
+
+def install_early() -> None:
+    """The same, where torch does not say when a backend is about to be used: before 2.15 it calls no `_dynamo_backend_init`."""
+    if not _torch.INITIALIZES_BACKENDS:
+        install()

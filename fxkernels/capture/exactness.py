@@ -17,6 +17,7 @@ from typing import Any
 from torch import fx, nn
 
 from ..annotate import annotated_forward
+from ..byte_code import loaded_variable
 from .clone import OWN
 
 _METHODS = (types.FunctionType, classmethod, staticmethod, property, functools.cached_property, functools.partialmethod)
@@ -122,11 +123,12 @@ def tested_for_none(cls: type[nn.Module], call: tuple[tuple[Any, ...], dict[str,
         names = {name for name, value in arguments.items() if isinstance(value, fx.Proxy) and value.node.op == "placeholder"}
     code = getattr(inspect.unwrap(forward), "__code__", None)
     for one, other in pairwise(dis.get_instructions(code) if code is not None else ()):
-        if not one.opname.startswith("LOAD_FAST") or one.argval not in names:
+        loaded = loaded_variable(one)
+        if loaded is None or loaded not in names:
             continue
         # `x is None` in a condition is one jump in 3.11 and later; elsewhere it loads None first.
         if other.opname.endswith(("_IF_NONE", "_IF_NOT_NONE")) or (other.opname == "LOAD_CONST" and other.argval is None):
-            yield str(one.argval)
+            yield loaded
 
 
 # --- after: two graphs --------------------------------------------------------------------------------------------------------------------

@@ -51,13 +51,14 @@ def _measured(name: str, model: nn.Module, arguments: Arguments, builtin: bool, 
     from .. import kernelize
     from .. import numerics as measure
     from ..builtin import builtin_mapping
+    from ..capture._torch import unlogged_fakes
     from ..mapping import KernelMapping, current_mapping
 
     mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
     args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     try:
         run: Any = kernelize(model, mapping=mapping, verify="off" if unverified else None)
-        with torch.no_grad():
+        with torch.no_grad(), unlogged_fakes():
             run(*args, **kwargs)
         return measure(run, *args, **kwargs)
     except Exception as error:  # the user's model, and what kernelize says of it

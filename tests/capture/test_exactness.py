@@ -199,6 +199,14 @@ def test_testing_an_argument_for_none_is_a_reason():
     assert why_not_exact(Optional()) == "the model tests whether its argument mask is None, and a graph keeps one answer"
 
 
+def test_testing_an_argument_for_none_amid_an_operation_is_a_reason():
+    class Optional(nn.Module):
+        def forward(self, x, mask):
+            return x + (x if mask is None else mask)  # Python 3.13 loads x and mask in one instruction
+
+    assert why_not_exact(Optional()) == "the model tests whether its argument mask is None, and a graph keeps one answer"
+
+
 def test_a_part_that_tests_what_the_model_hands_through_for_none_is_a_reason():
     class Part(nn.Module):
         def forward(self, x, mask=None):

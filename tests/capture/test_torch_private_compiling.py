@@ -189,6 +189,18 @@ def test_run_on_fakes_without_a_fake_tensor_is_a_value_error() -> None:
         _torch.run_on_fakes(lambda x: x, (X,))
 
 
+def test_unlogged_fakes_raise_without_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def raising() -> int:
+        before = len(caplog.records)
+        with FakeTensorMode(), pytest.raises(RuntimeError):
+            torch.ops.aten.mm.default(torch.ones(2, 2), torch.ones(3, 3))
+        return len(caplog.records) - before
+
+    with _torch.unlogged_fakes():
+        assert raising() == 0
+    assert raising() == 1
+
+
 def test_call_on_fakes_compiles_without_data() -> None:
     class Big(nn.Module):
         def __init__(self) -> None:
@@ -201,6 +213,22 @@ def test_call_on_fakes_compiles_without_data() -> None:
     counter = CompileCounter()
     _torch.call_on_fakes(Big(), counter, (torch.empty(1, 1 << 20, device="meta"),), {})
     assert counter.frame_count == 1
+
+
+def test_a_backend_is_initialized_whenever_it_is_resolved_if_torch_says_so() -> None:
+    class Backend:
+        resolved = 0
+
+        def _dynamo_backend_init(self) -> None:
+            self.resolved += 1
+
+        def __call__(self, gm: fx.GraphModule, example_inputs: list[Any]) -> Any:
+            return gm.forward
+
+    backend = Backend()
+    for _ in range(2):
+        torch.compile(nn.ReLU(), backend=backend)
+    assert backend.resolved == (2 if _torch.INITIALIZES_BACKENDS else 0)
 
 
 def test_inner_compiler_is_the_one_that_compile_would_call() -> None:

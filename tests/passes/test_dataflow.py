@@ -90,7 +90,7 @@ def test_calls_in_checkpointed_layers_are_related_across_the_layers() -> None:
 
     model, kwargs = corpus.build("llama")
     model.train()
-    model.gradient_checkpointing_enable()
+    corpus.checkpoint(model)
     found = {call.path: call.decisions[-1].reads for call in explain(model, **kwargs).calls}
     assert found["model.layers.1.input_layernorm"] == ("model.layers.0.mlp.act_fn#0",)
     assert found["model.norm"] == ("model.layers.1.mlp.act_fn#0",)

@@ -9,6 +9,7 @@ from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autogra
 from .caching import cacheable
 from .compiled_module import compiled_module
 from .compiling import (
+    INITIALIZES_BACKENDS,
     ISOLATED,
     as_if_compiling,
     call_on_fakes,
@@ -23,6 +24,7 @@ from .compiling import (
     on_recompile_limit,
     operations_are_watched,
     run_on_fakes,
+    unlogged_fakes,
     unwrapped_backend,
 )
 from .dynamic_sizes import sizes_marked_dynamic
@@ -54,6 +56,7 @@ from .variables import (
 )
 
 __all__ = [
+    "INITIALIZES_BACKENDS",
     "ISOLATED",
     "Frame",
     "Indescribable",
@@ -103,6 +106,7 @@ __all__ = [
     "timed_compiler",
     "timed_settings",
     "type_name",
+    "unlogged_fakes",
     "unpacked",
     "unpacked_keywords",
     "unwrapped_backend",

@@ -28,6 +28,9 @@ ISOLATED: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" 
 """Arguments of `torch.compile` by which its frames are counted by themselves: else the ninth model of a class, each with a backend of its
 own, meets the recompile limit. Torch 2.11 has no such thing."""
 
+INITIALIZES_BACKENDS: bool = hasattr(torch._TorchCompileWrapper, "_dynamo_backend_init")
+"""Whether `torch.compile` calls the `_dynamo_backend_init` of a backend whenever it resolves one, as torch 2.15 does."""
+
 _MANY = 1 << 16
 
 
@@ -134,6 +137,18 @@ def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
         return function(*inputs)
 
 
+@contextlib.contextmanager
+def unlogged_fakes() -> Iterator[None]:
+    """Within, torch does not log the stack of an operator that raises on fake tensors (2.13, 2.15): the error itself tells of it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
     no data. A tensor on the meta device counts as one on the CPU: models mix it with tensors that they make there.
@@ -157,7 +172,7 @@ def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs
     # Frames that Dynamo compiles are remembered with their code, and few of one code: those that are compiled here are not to count among
     # the user's. So the outermost frame has a code of its own, and those after a graph break, where torch can do that, an isolated count.
     code = _call.__code__.replace(co_consts=_call.__code__.co_consts)
-    with mode, config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY):
+    with mode, unlogged_fakes(), config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY):
         torch.compile(FunctionType(code, globals()), backend=backend, **ISOLATED)(module, args, kwargs)
 
 

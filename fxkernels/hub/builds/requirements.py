@@ -95,11 +95,13 @@ def _problem(requirement: Requirement) -> str | None:
         return "its module is here, but no package that says which version it is" if requirement.specifier else None
     if not requirement.specifier:
         return None
+    versions = distribution.metadata.get_all("Version")
+    version = versions[0] if versions else None  # of a package whose description is damaged
     try:
-        fits = requirement.specifier.contains(Version(distribution.version), prereleases=True)
-    except (InvalidVersion, TypeError):  # TypeError: the version is None if the package's description is damaged
-        return f"{distribution.version} is installed, which cannot be compared"
-    return None if fits else f"{distribution.version} is installed"
+        fits = requirement.specifier.contains(Version(str(version)), prereleases=True)
+    except InvalidVersion:
+        return f"{version} is installed, which cannot be compared"
+    return None if fits else f"{version} is installed"
 
 
 def _distribution(name: str, module: str) -> importlib.metadata.Distribution | None:
