@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test slow lint screenshot clean
+.PHONY: demo test slow matrix lint screenshot clean
 
 demo: $(READY)
 	$(BIN)/fxkernels demo
@@ -15,6 +15,10 @@ test: lint
 slow: $(READY)
 	$(BIN)/python -m pytest -n auto -m "slow and not gpu"
 
+# The tests that depend on versions, with the oldest and the newest ones: all rows, or one as in `make matrix ROW=newest`. Environments are kept.
+matrix: $(READY)
+	$(BIN)/python benchmarks/matrix.py $(ROW)
+
 # The picture and the text that the README shows. Needs Chromium, and the fonts Inter and JetBrains Mono.
 screenshot: $(READY)
 	$(BIN)/python benchmarks/screenshot.py
@@ -25,7 +29,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .matrix
 
 # torch is pinned for development: one version that everybody's figures and private-API canaries refer to. It comes first, so that the second
 # step finds it installed and picks no other.

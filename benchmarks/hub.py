@@ -99,8 +99,7 @@ def load(runs: int) -> None:
 @click.option("--runs", default=5, show_default=True)
 def digests(megabytes: int, runs: int) -> None:
     """The digests of a build, against reading its files as fast as the disk (or the system's cache of it) gives them."""
-    from fxkernels.hub.builds.metadata import Digests
-    from fxkernels.hub.integrity.digests import digests_of, verify_files
+    from fxkernels.hub.builds.digests import Digests, digests_of, verify_files
 
     with tempfile.TemporaryDirectory() as folder:
         for count in (1, 8):
@@ -122,7 +121,7 @@ def digests(megabytes: int, runs: int) -> None:
 @click.option("--runs", default=5, show_default=True)
 def again(runs: int) -> None:
     """What a check costs that was made before in the same process: the files' stamps are compared, nothing is read."""
-    from fxkernels.hub.integrity.digests import digests_of, verify_files
+    from fxkernels.hub.builds.digests import digests_of, verify_files
 
     with tempfile.TemporaryDirectory() as folder:
         files = {f"{number}.so": Path(folder, f"{number}.so") for number in range(40)}

@@ -1,7 +1,7 @@
 """Write the tables of README.md from the JSON lines in `results/`: ``python benchmarks/render.py``.
 
 The table of `results/<name>.jsonl` replaces what stands between ``<!-- <name> -->`` and ``<!-- end -->``. Figures stand in the README
-beside this file; what the tests of ``tests/hazards`` have found stands in the project's.
+beside this file; what the tests of ``tests/hazards`` have found stands in the project's, and what `matrix.py` has found in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from whole_models.table import command_of_each, whole_models
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
-OF_TESTS = frozenset({"hazards", "false_verdicts"})
-"""Results that stand in the project's README."""
+FIGURES = HERE / "README.md"
+PLACES = {"hazards": PROJECT / "README.md", "false_verdicts": PROJECT / "README.md", "matrix": PROJECT / "CONTRIBUTING.md"}
+"""Where results stand that are not figures."""
 VERDICTS = {"caught": "caught", "repaired": "caught, repaired by copies"}
 """What a table calls what became of a wrong kernel; another word is an error."""
 
@@ -43,6 +44,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
         return f"{origin(command_of_each(rows))}\n\n{whole_models(rows)}"
     if "hazard" in rows[0]:
         return hazards(rows)
+    if "row" in rows[0]:
+        return versions(rows)
     if any("bandwidth" in row for row in rows):
         return kernels(rows)
     if "false" in rows[0]:
@@ -106,6 +109,25 @@ def hazards(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def versions(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of the tests that were run with several versions of the libraries, a column per environment."""
+    lines = ["| | " + " | ".join(row["row"] for row in rows) + " |", "|---|" + "---|" * len(rows)]
+    for library in dict.fromkeys(library for row in rows for library in row["versions"]):
+        lines.append(f"| {library} | " + " | ".join(row["versions"].get(library, "-") for row in rows) + " |")
+    demos = {True: "passed", False: "**failed**", None: "-"}
+    lines.append("| `fxkernels demo` | " + " | ".join(demos[row.get("demo")] for row in rows) + " |")
+    for group in dict.fromkeys(group for row in rows for group in row["tests"]):
+        lines.append(f"| {group} | " + " | ".join(_counted(row["tests"].get(group)) for row in rows) + " |")
+    return "\n".join(lines)
+
+
+def _counted(counts: dict[str, int] | None) -> str:
+    if counts is None:
+        return "-"
+    failed = [f"**{counts['failed']} failed**"] if counts["failed"] else []
+    return ", ".join([*failed, *(f"{counts[how]} {how}" for how in ("passed", "skipped") if counts[how])])
+
+
 def picture(name: str) -> str:
     """The Markdown that shows what `plots.py` has drawn of a results file; empty where it has drawn nothing."""
     return f"\n\n![The same as bars](plots/{name}.svg)" if (HERE / "plots" / f"{name}.svg").exists() else ""
@@ -120,7 +142,7 @@ def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
     for name, rows in results.items():
         pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(readme):
-            raise ValueError(f"README.md has no markers for results/{name}.jsonl: add '<!-- {name} -->' and '<!-- end -->'")
+            raise ValueError(f"there are no markers for results/{name}.jsonl: add '<!-- {name} -->' and '<!-- end -->'")
         # Backslashes of the text are no group references.
         text = (tables(rows) + picture(name)).replace("\\", r"\\")
         readme = pattern.sub(rf"\1\n{text}\n\n\2", readme)
@@ -128,11 +150,11 @@ def render(readme: str, results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    """Read `results/*.jsonl`, rewrite both READMEs."""
+    """Read `results/*.jsonl`, rewrite the documents."""
     results = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(HERE.glob("results/*.jsonl"))}
-    for readme, of_tests in ((HERE / "README.md", False), (PROJECT / "README.md", True)):
-        mine = {name: rows for name, rows in results.items() if (name in OF_TESTS) is of_tests}
-        readme.write_text(render(readme.read_text(), mine))
+    for document in (FIGURES, *dict.fromkeys(PLACES.values())):
+        mine = {name: rows for name, rows in results.items() if PLACES.get(name, FIGURES) == document}
+        document.write_text(render(document.read_text(), mine))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright  # noqa: E402
 from report.reports import large_report, llama_like  # noqa: E402
 
 from fxkernels.report.html import render_html  # noqa: E402
-from fxkernels.report.model import Report  # noqa: E402
+from fxkernels.report.report import Report  # noqa: E402
 
 READY = "() => document.getElementById('shown').textContent && document.body.offsetHeight > 0"
 

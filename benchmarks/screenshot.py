@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from fxkernels import kernelize
 from fxkernels.builtin import builtin_mapping
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 from fxkernels.report.terminal import render_text
 
 DOCS = Path(__file__).parents[1] / "docs"

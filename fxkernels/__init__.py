@@ -13,7 +13,7 @@ from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_h
 from .device import CUDAProperties, Device, ROCMProperties
 from .errors import CaptureError, ContractError, FxKernelsError, KernelRuntimeError, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
-from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository
+from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository, get_kernel_dep
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
 from .target import Target
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
     from .culprit.bisection import bisect
+    from .culprit.numerics import numerics
     from .explaining import explain
     from .fusion import ANY, Fusion, Layer, alternative, one_of, register_fusion, use_fusions
-    from .hub.importing.dependencies import get_kernel_dep
-    from .report.model import Report
-    from .report.recorder import last_report
+    from .report.publish import last_report
+    from .report.report import Report
     from .transform import kernelize, original
 
 __version__ = "0.1.0"
@@ -35,15 +35,15 @@ _LAZY = {
     "ANY": "fusion",
     "Fusion": "fusion",
     "Layer": "fusion",
-    "Report": "report.model",
+    "Report": "report.report",
     "alternative": "fusion",
     "bisect": "culprit.bisection",
     "builtin_mapping": "builtin",
     "explain": "explaining",
-    "get_kernel_dep": "hub.importing.dependencies",
     "hubkernels": "backend",
     "kernelize": "transform",
-    "last_report": "report.recorder",
+    "last_report": "report.publish",
+    "numerics": "culprit.numerics",
     "one_of": "fusion",
     "original": "transform",
     "register_fusion": "fusion",
@@ -78,6 +78,7 @@ __all__ = [
     "hubkernels",
     "kernelize",
     "last_report",
+    "numerics",
     "one_of",
     "original",
     "register_fusion",

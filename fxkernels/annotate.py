@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ Annotated = TypeVar("Annotated", bound=Callable[..., Any])
 Condition = Callable[[Any], bool]
 
 _names: set[str] = set()
+_functions: weakref.WeakSet[FunctionType] = weakref.WeakSet()
 
 
 def use_kernel_forward_from_hub(name: str, condition: Condition | None = None) -> Callable[[Annotated], Annotated]:
@@ -149,12 +151,18 @@ def annotated_forward(obj: object) -> FunctionType | None:
     return None
 
 
+def annotated_functions() -> tuple[FunctionType, ...]:
+    """Return all functions that `use_kernel_forward_from_hub` has marked."""
+    return tuple(_functions)
+
+
 def _annotate_function(function: FunctionType, name: str, condition: Condition | None) -> None:
     if getattr(vars(function).get("__wrapped__"), "kernel_layer_name", None) == name:
         raise ValueError(f"{function.__qualname__} wraps a function that is already marked as {name!r}; mark only one of the two")
     _names.add(name)
     function.kernel_layer_name = name  # type: ignore[attr-defined]
     function.kernel_condition = condition  # type: ignore[attr-defined]
+    _functions.add(function)
 
 
 def _own_name(function: FunctionType) -> object:

@@ -22,18 +22,20 @@ from .constrained import OnDepends
 from .dump import dump_in_environment
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
-from .fusion import Fusion, current_fusions
+from .fusion import Fusion, is_fusion
+from .fusions import current_fusions
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
 from .options import Options, options_of
+from .passes.fuse import Matched
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
 from .passes.pipeline import State, compiler
 from .passes.plan import DecideCall, Decision, Plan, plan_rewrites
 from .report.counters import RunCounters, counted
-from .report.model import Report
 from .report.recorder import About, Recorder
+from .report.report import Report
 from .selection import Inner, Select
 from .selection.tuned_plan import TunedPlan
 from .target import Target
@@ -53,6 +55,7 @@ class Session:
     around: dict[int, HubKernels] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     counters: RunCounters | None = None
+    capture: str = "dynamo"
     runner: Callable[[fx.GraphModule], Callable[..., Any]] | None = None
     """Runs the rewritten graphs in the place of the inner compiler, for which they are still planned: for looking at single kernels."""
 
@@ -61,7 +64,7 @@ class Session:
 
     def about(self) -> About:
         """What the report says of the captures as a whole."""
-        return About(self.paths.model, tuple(self.chooser.targets.values()), installed_versions())
+        return About(self.paths.model, tuple(self.chooser.targets.values()), installed_versions(), self.capture)
 
 
 class HubKernels:
@@ -72,11 +75,15 @@ class HubKernels:
     def __init__(self, options: Options, session: Session | None = None, *, parts_only: bool = False) -> None:
         self.options = options
         if session is None:
-            session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None)
+            session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None, capture=options.capture)
         self.session = session
         self.parts_only = parts_only
-        dynamo.install()
+        dynamo.install_early()
         _listen_for_recompile_limits()
+
+    def _dynamo_backend_init(self) -> None:
+        """`torch.compile` calls this before it uses the backend (torch 2.15)."""
+        dynamo.install()
 
     @property
     def report(self) -> Report:
@@ -183,7 +190,8 @@ class HubKernels:
     def _record(self, mode: str | None, state: State) -> None:
         """Record what was decided, each backend its own calls."""
         for backend in dict.fromkeys((self, *(call.site.owner for call in state.calls))):
-            backend.conclude(state.module, [entry for entry in state.plan if entry[0].site.owner is backend])
+            matched = state.matched if backend is self else ()
+            backend.conclude(state.module, [entry for entry in state.plan if entry[0].site.owner is backend], matched)
         for backend in self.session.also:
             # It has captured nothing: it decides the same calls as it would its own.
             backend.conclude(state.module, list(plan_rewrites(state.calls, backend.decider(state.calls, mode).decide)))
@@ -215,12 +223,19 @@ class HubKernels:
             elsewhere=options.target is not None,
         )
 
-    def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]]) -> None:
-        """Record what was decided for this backend's calls, and raise if a call may not keep its original layer."""
+    def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]], matched: tuple[Matched, ...] = ()) -> None:
+        """Record what was decided for this backend's calls, and raise if a call may not keep its original layer.
+
+        A fusion that misses is no such call: the layers that it is made of have their turn.
+        """
         for sentence in self.session.chooser.misfits:
             self.session.recorder.note(sentence)
-        self.session.recorder.record(_torch.compile_key(), gm, entries, _torch.graph_break_reason(gm))
-        missed = [(call.key, call.site.layer_name, decision.misses) for call, decision in entries if decision.status == "missed"]
+        self.session.recorder.record(_torch.compile_key(), gm, entries, _torch.graph_break_reason(gm), matched)
+        missed = [
+            (call.key, call.site.layer_name, decision.misses)
+            for call, decision in entries
+            if decision.status == "missed" and not is_fusion(call.site.origin.reference)
+        ]
         check_fallback(self.options.use_fallback, missed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HubKernels:

@@ -1,7 +1,7 @@
-"""Where fxkernels keeps what it has found out, and records there: small JSON files that processes share.
+"""The cache directory of fxkernels, and its records: small JSON files that processes share.
 
-A record is replaced as a whole or not at all, so a reader sees the old one or the new one. One that cannot be read is as good as none: what
-it said is found out again. Whoever can write to this directory can forge a record; the same goes for the code in the cache beside it.
+A record is replaced as a whole or not at all, so a reader sees the old one or the new one. A record that cannot be read counts as missing
+and is made again. A program that can write to this directory can forge a record, as it can change the code in the Hub's cache beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def cache_directory() -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record at `path`; None if there is none, or none that is a JSON object."""
+    """Return the record at `path`; None if there is none or it is no JSON object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -34,7 +34,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record, in place of the one that was there.
+    """Write a record, replacing an older one.
 
     Raises:
         OSError: If it cannot be written; what was there before is still there then.
@@ -43,13 +43,13 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that nobody ever sees half of. Folders on the way are made.
+    """Write a text file, completely or not at all. Missing parent folders are made.
 
     Raises:
         OSError: If it cannot be written; what was there before is still there then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files can be read by their owner only, and caches are shared. The name says nothing but whose it is.
+    # Not tempfile: its files can be read by their owner only, and caches are shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as file:

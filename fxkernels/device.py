@@ -1,4 +1,4 @@
-"""Which devices a kernel is meant for: a device type and, for GPUs, a range of compute capabilities."""
+"""The devices that a kernel is meant for: a device type and, for GPUs, a range of compute capabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OTHER_NAMES = {"metal": "mps"}  # repositories name the framework, torch names 
 
 
 def normalized_device_type(name: str) -> str:
-    """Return the one name under which fxkernels knows a device type: ``"metal"`` is ``"mps"``."""
+    """Return fxkernels' name of a device type: ``"metal"`` is ``"mps"``."""
     return _OTHER_NAMES.get(name, name)
 
 
@@ -100,11 +100,11 @@ class Device:
 
 
 def device_of(key: object) -> Device:
-    """Return the device that a key of a mapping means: a device type, a `Device`, or the `kernels` package's own Device.
+    """Return the device of a mapping's key: a device type, a `Device`, or the `kernels` package's own Device.
 
     Raises:
         ValueError: If the device type is unknown, or the key names one device of several (``torch.device("cuda:1")``).
-        TypeError: If `key` is nothing of the kind.
+        TypeError: If `key` is none of these.
     """
     if isinstance(key, Device):
         return key
@@ -119,7 +119,7 @@ def device_of(key: object) -> Device:
 
 
 def _properties_of(device_type: str, properties: object) -> CapabilityRange | None:
-    """Translate properties by their fields: another package's are as good as ours."""
+    """Return properties as ours: those of another package are converted by their fields."""
     if properties is None or isinstance(properties, CapabilityRange):
         return properties
     kinds = {kind.device_type: kind for kind in (CUDAProperties, ROCMProperties)}

@@ -1,6 +1,7 @@
 """What `torch.compile(backend="hubkernels")` finds by its entry point.
 
-Torch imports this module when a program first names the backend; that is when Dynamo is told of us, and no sooner.
+Torch imports this module when a program first names the backend. Dynamo is told of us when the backend is used, or where torch does not
+say when that is (before 2.15), at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .backend import HubKernels
 from .capture import dynamo
 from .options import options_of
 
-dynamo.install()
+dynamo.install_early()
 
 _ATTRIBUTE = "_fxkernels_backend"
 _compiling = threading.local()
@@ -52,3 +53,4 @@ def _backend_for(wrapper: Any) -> HubKernels:
 
 
 compile_graph.hubkernels_for = _backend_for  # type: ignore[attr-defined]
+compile_graph._dynamo_backend_init = dynamo.install  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ LISTED_CALLS = 20
 
 
 class FxKernelsError(Exception):
-    """Everything that goes wrong in fxkernels itself, in one type to catch."""
+    """The base of all errors of fxkernels itself."""
 
 
 class RepositoryError(FxKernelsError):
@@ -46,7 +46,7 @@ class RepositoryError(FxKernelsError):
 
 
 class ContractError(FxKernelsError):
-    """A kernel layer cannot stand in for the layer that it is mapped to."""
+    """A kernel layer does not fit the layer that it is mapped to."""
 
 
 class CaptureError(FxKernelsError):
@@ -54,7 +54,7 @@ class CaptureError(FxKernelsError):
 
 
 class NoKernelError(FxKernelsError):
-    """Calls were left without a kernel although the user ruled out the original layer (``use_fallback=False``).
+    """Calls have no kernel, and the user does not allow the original layer (``use_fallback=False``).
 
     Args:
         misses: For each such call its module path (with call index), its layer name and its first miss.
@@ -76,7 +76,7 @@ class NoKernelError(FxKernelsError):
 
 
 class KernelRuntimeError(FxKernelsError):
-    """A kernel raised while the model was running. It is never replaced by the original after the fact: it may have written to its inputs.
+    """A kernel raised while the model was running. The original layer is not run instead: the kernel may have written to its inputs.
 
     Args:
         path: Module path of the call, with call index.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from torch import nn
 
@@ -13,11 +13,9 @@ from .mapping import current_mapping
 from .mode import Mode
 from .on_fakes import captured_on_fakes
 from .options import Options, options_of
-from .report.model import Report
+from .report.matrix import Matrix
+from .report.report import Report
 from .target import Target
-
-if TYPE_CHECKING:
-    from .report.matrix import Matrix
 
 
 @overload
@@ -66,8 +64,6 @@ def explain(
     if not targets:
         raise ValueError("target=[] names no target; leave it out for this machine")
     reports = captured_on_fakes(model, [replace(options, target=_elsewhere(each)) for each in targets], args, kwargs)
-    from .report.matrix import Matrix
-
     return Matrix.of(dict(zip(targets, reports, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""In which cases a call may keep its original layer."""
+"""The cases in which a call may keep its original layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class KernelizeFallback(Flag):
 
     @classmethod
     def of(cls, value: bool | KernelizeFallback) -> KernelizeFallback:
-        """Return the flags that ``use_fallback=`` stands for: True is `DEFAULT`, False is `NONE`.
+        """Return the flags of a ``use_fallback=``: True is `DEFAULT`, False is `NONE`.
 
         Raises:
             TypeError: If it is neither a bool nor a flag.
@@ -40,7 +40,7 @@ class KernelizeFallback(Flag):
         raise TypeError(f"use_fallback is True, False or a KernelizeFallback, not {value!r}")
 
     def permits(self, miss: Miss) -> bool:
-        """Whether a call that missed for this reason may keep its original layer."""
+        """Return whether a call with this miss may keep its original layer."""
         case = _CASES.get(miss.code)
         return bool(self & case) if case is not None else self is not KernelizeFallback.NONE
 

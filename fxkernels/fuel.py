@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection
 
 from .passes.miss import Miss
 
@@ -34,7 +33,6 @@ class Fuel:
 
     Args:
         limit: How many calls are permitted; None for all.
-        calls: Keys of the only calls that are permitted, whatever the limit; None for all.
 
     Example:
         >>> fuel = Fuel(1)
@@ -42,8 +40,8 @@ class Fuel:
         (None, 'excluded: FXKERNELS_FUEL=1 is used up, layers.0.norm#0 was the last call to get a kernel')
     """
 
-    def __init__(self, limit: int | None = None, calls: Collection[str] | None = None) -> None:
-        self._limit, self._calls = limit, calls
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
         self._permitted: dict[str, None] = {}
         self._lock = threading.Lock()
 
@@ -53,8 +51,6 @@ class Fuel:
         Args:
             key: The call, e.g. ``model.layers.3.norm#0``.
         """
-        if self._calls is not None and key not in self._calls:
-            return Miss("excluded", "bisect runs this call without its kernel")
         if self._limit is None:
             return None
         with self._lock:

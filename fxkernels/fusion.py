@@ -18,7 +18,7 @@ from .builtin import BUILTIN_CUDA_LAYERS
 from .mapping import current_mapping
 from .passes.patterns import ANY, Layer, Pattern, one_of
 
-__all__ = ["ANY", "Fusion", "FusionContext", "Layer", "alternative", "current_fusions", "one_of", "register_fusion", "use_fusions"]
+__all__ = ["ANY", "Fusion", "FusionContext", "Layer", "alternative", "known_fusions", "one_of", "register_fusion", "use_fusions"]
 
 TRANSFORMERS_LAYERS = frozenset(
     "EsmFold2TriangleMultiplication FastGELU GeLU GeluTanh Llama4TextMoe MegaBlocksMoeMLP MultiScaleDeformableAttention NewGELU QuickGELU"
@@ -71,6 +71,11 @@ class Fusion(nn.Module):
         super().__init_subclass__(**kwargs)
         if "layer_name" not in vars(cls):
             cls.layer_name = cls.__name__
+
+
+def is_fusion(reference: object) -> bool:
+    """Return whether what a layer call refers to is a fusion, and no layer or function of the model's author."""
+    return isinstance(reference, type) and issubclass(reference, Fusion)
 
 
 def atoms_of(fusion: type[Fusion]) -> dict[str, Layer]:
@@ -192,20 +197,15 @@ def use_fusions(*fusions: type[Fusion]) -> FusionContext:
     return FusionContext(fusions)
 
 
-def current_fusions() -> dict[str, type[Fusion]]:
-    """Return the fusions in force here by layer name: those that ship with the library, the registered ones, and the active contexts'."""
-    from .fusions import SHIPPED
-
-    return {fusion.layer_name: fusion for fusion in (*SHIPPED, *_registered.values(), *_of_contexts())}
-
-
-def _of_contexts() -> Iterator[type[Fusion]]:
+def known_fusions() -> Iterator[type[Fusion]]:
+    """Yield the registered fusions, and then those of the active contexts from the outermost to the innermost."""
+    yield from _registered.values()
     for context in _active.get():
         yield from context.fusions
 
 
 def _check(fusion: Any) -> None:
-    if not isinstance(fusion, type) or not issubclass(fusion, Fusion) or fusion is Fusion:
+    if not is_fusion(fusion) or fusion is Fusion:
         raise TypeError(f"a fusion is a class derived from fxkernels.Fusion, not {fusion!r}")
     known = annotated_names() | TRANSFORMERS_LAYERS | {*BUILTIN_CUDA_LAYERS, *current_mapping().layer_names}
     for attribute, atom in atoms_of(fusion).items():

@@ -11,10 +11,10 @@ from torch import nn
 from torch.compiler import is_exporting
 
 from .backend import HubKernels
-from .capture import _torch
-from .capture.call_gate import KERNELIZED
+from .capture import _torch, dynamo
+from .capture.dynamo import KERNELIZED
 from .errors import FxKernelsError
-from .report.model import Report
+from .report.report import Report
 
 
 class Kernelized:
@@ -36,6 +36,7 @@ class Kernelized:
         self._install()
 
     def _install(self) -> None:
+        dynamo.install()  # somebody may compile the model, with a backend of theirs
         attributes = self.module.__dict__
         attributes[KERNELIZED] = self
         attributes["_compiled_call_impl"] = _torch.entry(self.call, self.module._call_impl)
@@ -47,9 +48,9 @@ class Kernelized:
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module: compiled by our backend, or as it is inside a compilation of somebody else, who then gets our graphs.
 
-        It is called as it is in an export as well, which gets the original layers.
+        It is called as it is in an export as well, which gets the original layers, as do traces, forward-mode AD and dispatch modes.
         """
-        if _torch.compiling_around() or is_exporting():
+        if _torch.compiling_around() or is_exporting() or _torch.operations_are_watched():
             return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         if self._compiled is None:
             self._compiled = torch.compile(self.module._call_impl, backend=self.backend, **_torch.ISOLATED)

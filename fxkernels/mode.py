@@ -8,8 +8,8 @@ from enum import Flag, auto
 class Mode(Flag):
     """What a kernel is used for.
 
-    `INFERENCE` and `TRAINING` exclude each other and may each be combined with `TORCH_COMPILE`. `FALLBACK` stands alone and only in
-    mappings: such a kernel is considered when no other mode of the mapping fits.
+    `INFERENCE` and `TRAINING` exclude each other and may each be combined with `TORCH_COMPILE`. `FALLBACK` cannot be combined, and is for
+    mappings only: its kernel is considered when no other mode of the mapping fits.
 
     Example:
         >>> Mode.TRAINING | Mode.TORCH_COMPILE
@@ -30,7 +30,7 @@ class Mode(Flag):
         if Mode.INFERENCE in union and Mode.TRAINING in union:
             raise ValueError("Mode.INFERENCE and Mode.TRAINING exclude each other; map or choose one of them at a time")
         if Mode.FALLBACK in union and union is not Mode.FALLBACK:
-            raise ValueError("Mode.FALLBACK cannot be combined with another mode; it already stands for all of them")
+            raise ValueError("Mode.FALLBACK cannot be combined with another mode; it already means all of them")
         return union
 
     __ror__ = __or__
@@ -58,7 +58,7 @@ _MAPPABLE: tuple[Mode, ...] = _PREFERENCE[Mode.INFERENCE]  # the longest order n
 
 
 def preference(mode: Mode) -> tuple[Mode, ...]:
-    """Return the modes whose kernels may serve `mode`, best first.
+    """Return the modes whose kernels may be used in `mode`, best first.
 
     The orders are those of the `kernels` package, so that a mapping written for it means the same here.
 

@@ -11,7 +11,7 @@ from .backend import HubKernels
 from .capture import _torch
 from .capture.clone import clone_module
 from .options import Options
-from .report.model import Report
+from .report.report import Report
 
 
 def captured_on_fakes(model: nn.Module, options: Sequence[Options], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Report, ...]:

@@ -15,9 +15,7 @@ from .device import Device
 from .fallback import KernelizeFallback
 from .fuel import Fuel, fuel_in_environment
 from .fusion import Fusion
-from .hub.from_cache import FromCache
-from .hub.locked_repository import UnderLock, lock_of
-from .hub.locks.lock import Lock
+from .hub import CacheOnlyRepository, Lock, LockOnlyRepository, lock_of
 from .kernels.loader import KernelLoader
 from .kernels.lowering.lowering import BACKWARDS, Backward
 from .mapping import KernelMapping
@@ -31,7 +29,8 @@ from .target import Target
 class Options:
     """What can be asked of the backend. See `hubkernels` for the public ones.
 
-    `device` and `declared` belong to `kernelize`: restrict to a device type, take only kernels that declare support for torch.compile.
+    `device`, `declared` and `capture` belong to `kernelize`: restrict to a device type, take only kernels that declare support for
+    torch.compile, and how the model became what Dynamo captures.
     `edit` and `target` belong to `explain`: whether the plan is carried out, and what kernels are chosen for if it is not this machine.
     """
 
@@ -53,7 +52,7 @@ class Options:
     edit: bool = True
     target: Target | None = None
     fuel: int | None = None
-    calls: frozenset[str] | None = None
+    capture: str = "dynamo"
     counters: bool = False
     select: Select | None = None
     select_budget: float = 120.0
@@ -71,16 +70,16 @@ class Options:
 
     def loader(self) -> KernelLoader:
         """Return a new loader of kernels: through the lock, where there is one; of what is cached, where nothing is carried out."""
-        locked = functools.partial(UnderLock, lock=self.lockfile) if self.lockfile is not None else None
+        locked = functools.partial(LockOnlyRepository, lock=self.lockfile) if self.lockfile is not None else None
         if self.edit:
             return KernelLoader(locked)
-        return KernelLoader(lambda repository: FromCache(locked(repository) if locked is not None else repository))
+        return KernelLoader(lambda repository: CacheOnlyRepository(locked(repository) if locked is not None else repository))
 
     def chooser(self) -> Chooser:
         """Return a new memory of kernels that are chosen for this machine, or for the target that was asked for."""
         target = self.target
         target_of = Target.of_machine if target is None else lambda device: target
-        return Chooser(target_of, self.loader(), fuel=Fuel(self.fuel, self.calls), budget=Budget(self.select_budget))
+        return Chooser(target_of, self.loader(), fuel=Fuel(self.fuel), budget=Budget(self.select_budget))
 
 
 PUBLIC_OPTIONS = (

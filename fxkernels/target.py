@@ -1,4 +1,4 @@
-"""What kernels are chosen for: a device with its capability, a torch version, an operating system and a CPU, as one value."""
+"""The target of a kernel: a device with its capability, a torch version, an operating system and a CPU, as one value."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ACCELERATOR_PART = re.compile(rf"(?:{'|'.join(ACCELERATORS.values())})[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What kernels are chosen for. Nothing below the public API reads the machine; it is handed this value.
+    """The machine that kernels are chosen for. Below the public API, only this value is read, not the machine.
 
-    Any device type is allowed, also one that no mapping can name (``"meta"``): its lookups miss, they do not fail.
+    Any device type is allowed, also one that no mapping can name (``"meta"``): its lookups miss without an error.
 
     Args:
         device: Device type; ``"rocm"`` where torch says "cuda" on AMD hardware.
@@ -83,17 +83,16 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Return the target that `text` describes, which need not be this machine's; it reads what ``str(target)`` writes.
+        """Return the target that `text` describes, in the form that ``str(target)`` has. It need not be this machine.
 
-        What is left out is filled in: the torch version with this installation's; the system with ``linux-x86_64`` (for ``mps`` with
-        ``darwin-aarch64``); capability and accelerator stay unknown. With an unknown capability no build is rejected for its
-        architectures, and with an unknown accelerator every compiled build for a GPU is.
+        The default torch version is this installation's, and the default system ``linux-x86_64`` (for ``mps`` ``darwin-aarch64``). Without
+        a capability, no build is rejected for its architectures. Without an accelerator, every compiled build for a GPU is rejected.
 
         Args:
             text: The device first, the other parts in any order. A capability is written ``sm90``, ``90`` or ``9.0``.
 
         Raises:
-            ValueError: Naming the part that cannot be read, and what can.
+            ValueError: Naming the part that cannot be read, and the form.
 
         Example:
             >>> Target.parse("cuda:sm90 torch2.11 cu130")

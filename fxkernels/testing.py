@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from .passes.miss import CODES
-from .report.fold import Fold, fold_alike, fold_calls, folded_message, repeated_paths
-from .report.model import CallReport, Report
-from .report.outcome import nameless, outcome_of
+from .report.fold import Fold, fold_alike, fold_calls, folded_message, nameless, outcome_of, repeated_paths
+from .report.model import CallReport
+from .report.report import Report
 from .report.terminal import render_text
 from .report.why import why
 
-__all__ = ["assert_missed", "assert_rewritten"]
+__all__ = ["assert_fused", "assert_missed", "assert_rewritten"]
 
 _WIDTH = 100
 
@@ -53,6 +53,32 @@ def assert_rewritten(report: Report, /, *paths: str, **counts: int) -> None:
     for path in paths:
         if others := _others(_calls_named(report, path)):
             problems += [f"{path} does not run a kernel", *_outcomes(report, others)]
+    _fail(report, problems)
+
+
+def assert_fused(report: Report, /, **counts: int) -> None:
+    """Raise an AssertionError unless each fusion was found in so many places, whether or not a kernel runs there.
+
+    Args:
+        report: The report of a capture in which kernels are mapped to the fusions.
+        counts: By layer name of the fusion, in how many places it is.
+
+    Raises:
+        AssertionError: With the places that were found, or how far the nearest one got, and the report.
+        TypeError: If nothing is asked.
+
+    Example:
+        >>> assert_fused(backend.report, AddRMSNorm=4, attention=2)
+    """
+    if not counts:
+        raise TypeError("assert_fused needs the layer name of a fusion with a number, AddRMSNorm=4")
+    problems: list[str] = []
+    for name, expected in counts.items():
+        calls = [call for call in report.calls if call.layer_name == name]
+        if len(calls) != expected:
+            problems.append(f"{name} was found in {len(calls)} places, {expected} were expected")
+            problems += _outcomes(report, calls)
+            problems += [f"  {note}" for note in report.notes if note.startswith(f"fusion {name} ")]
     _fail(report, problems)
 
 
@@ -98,7 +124,7 @@ def _others(calls: Iterable[CallReport]) -> list[CallReport]:
 
 
 def _outcomes(report: Report, calls: Iterable[CallReport]) -> Iterator[str]:
-    """What became of the calls, with those in one line that were decided alike."""
+    """The outcome of the calls; those that were decided alike share a line."""
     for fold in fold_alike(calls, lambda call: outcome_of([call.decisions[-1]], nameless), repeated_paths(report.calls)):
         yield f"  {fold.name}: {outcome_of([call.decisions[-1] for call in fold.calls], folded_message)}"
 

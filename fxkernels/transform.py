@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import fx, nn
+from torch import nn
 
 from .admission import Verify
 from .annotate import layer_name_of
 from .backend import HubKernels
-from .capture.call_gate import KERNELIZED
 from .capture.clone import clone_module
-from .capture.exactness import why_not_exact
+from .capture.dynamo import KERNELIZED
+from .capture.symbolic import trace_exactly
 from .constrained import OnDepends
 from .errors import CaptureError
 from .fallback import KernelizeFallback
-from .fusion import current_fusions
+from .fusions import current_fusions
 from .kernelized import Kernelized
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
 from .on_fakes import captured_on_fakes
 from .options import Options, options_of
-from .symbolic import SYMBOLIC_ORIGINAL, kernelize_symbolically
-from .target import Target
 
 Capture = Literal["auto", "dynamo", "symbolic"]
 
@@ -52,8 +52,8 @@ def kernelize(
 
     The copy shares the model's parameters and buffers. Which kernel a layer gets is decided per call, and follows the layer's training
     flag whenever it changes: a kernel without a backward gives way to the original in training mode. A model that `torch.fx` traces exactly
-    becomes a graph module; any other keeps its class and methods, and is captured by Dynamo when it is called. Either way `.report` of the
-    result says what was rewritten and why not.
+    becomes a graph module that shows its layers; any other keeps its class and methods. Dynamo captures either when it is called, and
+    `.report` of the result says what was rewritten and why not.
 
     Args:
         model: Any module.
@@ -63,7 +63,8 @@ def kernelize(
         needs_torch_compile: Take only kernels that say that torch.compile can trace them, for ``torch.compile(kernelize(model, ...))``.
         use_fallback: In which cases a call may keep its original layer: True for `KernelizeFallback.DEFAULT`, False for none.
         mapping: The mapping to use instead of the one in force.
-        capture: ``"symbolic"`` demands a graph module, ``"dynamo"`` the other way, ``"auto"`` chooses; the report names the reason.
+        capture: ``"symbolic"`` demands a graph module, ``"dynamo"`` the model's own class, ``"auto"`` chooses; the report names the
+            reason.
         opaque: With `needs_torch_compile`, whether a kernel that does not say so may be used all the same, as an operator of its own where
             it cannot be traced.
         backward: What a kernel without a backward means for a layer in training mode: ``"fallback"`` keeps the original layer,
@@ -92,19 +93,13 @@ def kernelize(
     if capture not in ("auto", "dynamo", "symbolic"):
         raise ValueError(f"capture is 'auto', 'dynamo' or 'symbolic', not {capture!r}")
     options = _options(device, mode, needs_torch_compile, use_fallback, mapping, lockfile, opaque, backward, verify, on_depends, counters)
-    target_device = options.device or _device_of(model)
-    reason = None if capture == "dynamo" else why_not_exact(model)
-    if options.counters and capture != "dynamo":
-        reason = reason or "runs are counted for captured graphs, and a symbolically kernelized model runs as it is"
-    if capture == "symbolic" and reason is not None:
-        raise CaptureError(
-            f"{type(model).__name__} cannot be captured symbolically: {reason}\n  capture='auto' takes the Dynamo way instead"
-        )
-    if capture != "dynamo" and reason is None:
-        example = None if example_args is None and example_kwargs is None else (tuple(example_args or ()), dict(example_kwargs or {}))
-        return kernelize_symbolically(model, options, Target.of_machine(target_device), example)
-    result = _compiled_clone(model, options)
-    backend: HubKernels = vars(result)[KERNELIZED].backend
+    if options.device is None:
+        _check_device(model)
+    graph, reason = _graph_of(model, capture)
+    options = replace(options, capture="dynamo" if graph is None else "symbolic")
+    result = graph if graph is not None else clone_module(model).module
+    backend = HubKernels(options)
+    _install(backend, result, model)
     if reason is not None:
         backend.session.recorder.note(f"captured by Dynamo, because symbolic tracing is not exact: {reason}")
     if example_args is not None or example_kwargs is not None:
@@ -120,14 +115,10 @@ def original(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the model is not what `kernelize` returned.
     """
-    attributes = vars(model)
-    if KERNELIZED in attributes:
-        kernelized: Kernelized = attributes[KERNELIZED]
-        return kernelized.original if kernelized.original is not None else _without_kernels(model)
-    if SYMBOLIC_ORIGINAL in attributes:
-        found: nn.Module = attributes[SYMBOLIC_ORIGINAL]
-        return found
-    raise ValueError(f"this {type(model).__name__} is not the result of kernelize()")
+    kernelized: Kernelized | None = vars(model).get(KERNELIZED)
+    if kernelized is None:
+        raise ValueError(f"this {type(model).__name__} is not the result of kernelize()")
+    return kernelized.original if kernelized.original is not None else _without_kernels(model)
 
 
 def _options(
@@ -163,17 +154,28 @@ def _options(
     )
 
 
-def _compiled_clone(model: nn.Module, options: Options) -> nn.Module:
-    """A clone that compiles itself in place, and so do its children when they are called on their own."""
-    root = clone_module(model).module
-    backend = HubKernels(options)
+def _graph_of(model: nn.Module, capture: Capture) -> tuple[nn.Module | None, str | None]:
+    """The model as a graph module, or why it is none."""
+    if capture == "dynamo":
+        return None, None
+    try:
+        return trace_exactly(model), None
+    except CaptureError as error:
+        if capture == "auto":
+            return None, str(error)
+        raise CaptureError(
+            f"{type(model).__name__} cannot be captured symbolically: {error}\n  capture='auto' takes the Dynamo way instead"
+        ) from error
+
+
+def _install(backend: HubKernels, root: nn.Module, model: nn.Module) -> None:
+    """Have a clone of the model compile itself in place, and so its children when they are called on their own."""
     for path, module in root.named_modules():
         # torch's own layers have nothing to rewrite
         if module is root or layer_name_of(module) is not None or not type(module).__module__.startswith("torch."):
             Kernelized(module, backend, path, model if module is root else None)
         # The `kernels` package keeps decorated functions here, for its own kernelize; they are local classes, which nobody can pickle.
         vars(module).pop("_kernel_funcs", None)
-    return root
 
 
 def _without_kernels(model: nn.Module) -> nn.Module:
@@ -187,11 +189,10 @@ def _without_kernels(model: nn.Module) -> nn.Module:
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(model, fx.GraphModule) and SYMBOLIC_ORIGINAL in vars(model):
-        raise ValueError("this model is kernelized already; kernelize(fxkernels.original(model)) starts anew")
 
 
-def _device_of(model: nn.Module) -> str:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device.type
-    raise ValueError(f"{type(model).__name__} has no parameters that tell its device; give device=, e.g. kernelize(model, device='cpu')")
+def _check_device(model: nn.Module) -> None:
+    if next(chain(model.parameters(), model.buffers()), None) is None:
+        raise ValueError(
+            f"{type(model).__name__} has no parameters that tell its device; give device=, e.g. kernelize(model, device='cpu')"
+        )

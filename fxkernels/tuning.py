@@ -20,8 +20,8 @@ from .passes.plan import Decision
 from .selection import Inner
 from .selection.tuned_plan import PlannedCalls, TunedPlan
 
-_ROUNDS, _SECONDS = 7, 0.2
-"""How often each side of a comparison is timed, and about how long each time."""
+_ROUNDS, _SECONDS, _WARM_UP = 7, 0.2, 3
+"""How often each side of a comparison is timed, about how long each time, and after how many calls."""
 
 NOISE = 0.01
 """By what part a whole step may seem slower with a plan than without, before kernels are taken out of it again."""
@@ -194,20 +194,25 @@ def _timed(step: _Step, plan: TunedPlan) -> _Timed:
     torch.compiler.reset()
     sides = [step.compiled(step.inner.compiler)]
     sides.append(step.compiled(step.backend(plan=plan)) if _names(plan) else sides[0])
-    calls = [max(1, int(_SECONDS / _seconds(run, step.device))) for run in sides]
+    calls = [max(1, int(_SECONDS / _seconds(run, step.device, _WARM_UP))) for run in sides]
     rounds = [[1e3 * _seconds(run, step.device, count) for run, count in zip(sides, calls, strict=True)] for _ in range(_ROUNDS)]
     compiler, planned = zip(*rounds, strict=True)
     return _Timed(plan, compiler, planned)
 
 
-def _seconds(run: Callable[[], None], device: torch.device, calls: int = 1) -> float:
-    """Seconds of one call, of some in a row."""
-    accelerated = device.type != "cpu"
-    if accelerated:
-        torch.accelerator.synchronize(device)
+def _seconds(run: Callable[[], None], device: torch.device, calls: int) -> float:
+    """Seconds of one call, of some in a row: the mean, and on a CPU the shortest."""
+    if device.type == "cpu":
+        return min(_elapsed(run) for _ in range(calls))  # whatever else runs can only add to a call
+    torch.accelerator.synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
         run()
-    if accelerated:
-        torch.accelerator.synchronize(device)
+    torch.accelerator.synchronize(device)
     return (time.perf_counter() - start) / calls
+
+
+def _elapsed(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

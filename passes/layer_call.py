@@ -120,7 +120,7 @@ class LayerCall:
         read = itertools.chain.from_iterable([node.all_input_nodes for node in self.region])
         return tuple(dict.fromkeys([node for node in (*read, *self.outputs) if node not in inside]))
 
-    @property
+    @cached_property
     def computed_outputs(self) -> tuple[fx.Node, ...]:
         """The outputs that the region computes, each once."""
         return tuple(dict.fromkeys([node for node in self.outputs if node in self.inside]))

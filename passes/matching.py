@@ -54,22 +54,12 @@ class NearMiss:
     Args:
         pattern: The pattern.
         matched: How many of its operations were matched.
-        node: The node of the graph where it ended.
-        wanted: What the pattern has there.
-        found: What the graph has there.
+        text: Where it ended and what differs there, as a sentence. It holds no node, so a graph need not live as long as its report.
     """
 
     pattern: Pattern
     matched: int
-    node: fx.Node
-    wanted: str
-    found: str
-
-    def __str__(self) -> str:
-        reached = f"{self.matched} of {self.pattern.size} operations of {self.pattern.name} matched"
-        place = ", ".join(filter(None, (_module_of(self.node), _line_of(self.node))))
-        at = f"{self.node.name} ({place})" if place else self.node.name
-        return f"{reached}; at {at} the pattern has {self.wanted}, the graph {self.found}"
+    text: str
 
 
 _Goals = Any
@@ -333,7 +323,11 @@ class Matcher:
         if matched and (self._furthest is None or matched > self._furthest.matched):
             at = value if isinstance(value, fx.Node) else next(reversed(attempt.taken), None)
             if at is not None:
-                self._furthest = NearMiss(attempt.pattern, matched, at, *self._told(wanted, value, attempt.pattern))
+                has, found = self._told(wanted, value, attempt.pattern)
+                place = ", ".join(filter(None, (_module_of(at), _line_of(at))))
+                reached = f"{matched} of {attempt.pattern.size} operations of {attempt.pattern.name} matched"
+                where = f"{at.name} ({place})" if place else at.name
+                self._furthest = NearMiss(attempt.pattern, matched, f"{reached}; at {where} the pattern has {has}, the graph {found}")
         return []
 
     def _told(self, wanted: fx.Node, value: Any, pattern: Pattern) -> tuple[str, str]:

@@ -54,5 +54,8 @@ def _replace(call: LayerCall, replacement: Replacement) -> None:
 
 
 def _become(node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    node.op, node.target = "call_function", function
-    node.args, node.kwargs = args, {}
+    if node.op != "call_function":  # torch.fx keeps a table of nodes by operation and target: each assignment has its price
+        node.op = "call_function"
+    node.target, node.args = function, args
+    if node.kwargs:
+        node.kwargs = {}

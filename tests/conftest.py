@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fxkernels.mapping import register_kernel_mapping
+
+# tests/ is on the path, and where the package `kernels` is not installed, the folder tests/kernels would pass for it.
+if (_found := importlib.util.find_spec("kernels")) is None or _found.origin is None:
+    sys.modules["kernels"] = None  # type: ignore[assignment] # an import of it fails, as it should
+
+# How long an example takes tells how busy the machine is, and nothing about the library.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

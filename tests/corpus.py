@@ -27,6 +27,12 @@ def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
     return model, {key: _input(value) for key, value in spec["inputs"].items()}
 
 
+def checkpoint(model: nn.Module) -> None:
+    """Have each decoder layer run again in the backward instead of keeping what it computed. transformers 5.24 gave the method its name."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def tensors(output: Any) -> list[torch.Tensor]:
     """Return the tensors of a model output."""
     return [value for value in output.to_tuple() if isinstance(value, torch.Tensor)]

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from fxkernels.hub.builds.metadata import Digests
-from fxkernels.hub.integrity.digests import digests_of
-from fxkernels.hub.integrity.paths import variant_files
+from fxkernels.hub.builds.digests import Digests, digests_of
+from fxkernels.hub.builds.paths import variant_files
 
 
 def written(directory: Path, files: Mapping[str, str]) -> Path:

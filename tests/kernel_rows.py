@@ -19,7 +19,7 @@ from torch import nn
 
 from fxkernels import hubkernels, kernelize, use_kernel_forward_from_hub
 from fxkernels.backend import HubKernels
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +62,48 @@ def test_the_value_takes_its_mapping_when_it_is_made(model, x):
         backend = hubkernels(inner="eager")
     torch.compile(model, backend=backend)(x)
     assert executions("norms")["RMSNorm"] == 3
+
+
+MADE_AND_USED = """
+import torch
+from torch._dynamo.symbolic_convert import InliningInstructionTranslator as Tracer
+from fxkernels.capture import _torch
+
+def is_observed():
+    return vars(Tracer)["inline_call"] is not before
+
+before = vars(Tracer)["inline_call"]
+{made}
+assert is_observed() is not _torch.INITIALIZES_BACKENDS, "made"
+{used}
+assert is_observed(), "used"
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "used"),
+    [
+        ("from fxkernels import hubkernels; backend = hubkernels(mapping={})", "torch.compile(torch.nn.ReLU(), backend=backend)"),
+        (
+            "from fxkernels.entry_point import compile_graph; torch._dynamo.register_backend(compile_graph, name='named')",
+            "torch.compile(torch.nn.ReLU(), backend='named')",
+        ),
+    ],
+    ids=["value", "name"],
+)
+def test_dynamo_is_told_of_us_when_the_backend_is_used_where_torch_says_when_that_is(made, used):
+    subprocess.run([sys.executable, "-c", MADE_AND_USED.format(made=made, used=used)], check=True)
+
+
+def test_a_kernelized_model_that_somebody_else_compiles_first_runs_its_kernels():
+    program = (
+        "import sys, torch; from fxkernels import kernelize; sys.path[:0] = sys.argv[1:]\n"
+        "from layers import Stack; from kernel_repositories import executions, repository\n"
+        "model = kernelize(Stack(), capture='dynamo', mapping={'RMSNorm': {'cpu': repository('norms', 'RMSNorm')}}, verify='off')\n"
+        "torch.compile(model, backend='eager')(torch.randn(3, 8))\n"
+        "assert executions('norms')['RMSNorm'] == 3"
+    )
+    subprocess.run([sys.executable, "-c", program, str(Path(__file__).parent)], check=True)
 
 
 def test_the_graphs_of_one_named_compilation_share_one_report(x):

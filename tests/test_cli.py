@@ -15,7 +15,8 @@ from fxkernels.cli import main
 from fxkernels.cli.demo import failures
 from fxkernels.cli.measure import Difference, gradient_difference, medians, missing_compiler, output_difference
 from fxkernels.kernels.layer import KernelIdentity
-from fxkernels.report.model import CallReport, GraphDecision, Report
+from fxkernels.report.model import CallReport, GraphDecision
+from fxkernels.report.report import Report
 
 TESTS = Path(__file__).parent
 

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fxkernels.cli import main
-from fxkernels.cli.factory import FactoryError, load_target
-from fxkernels.report.model import Report
+from fxkernels.cli.errors import FactoryError
+from fxkernels.cli.factory import load_target
+from fxkernels.report.report import Report
 
 TINY = ("hidden_size=32", "intermediate_size=64", "num_hidden_layers=1", "num_attention_heads=4", "num_key_value_heads=2", "vocab_size=99")
 DECODER = "small:build"

@@ -331,9 +331,9 @@ def test_one_context_object_serves_several_threads_at_once() -> None:
 
     def enter() -> tuple[bool, bool]:
         with context:
-            inside.wait(timeout=10)
+            inside.wait(timeout=60)
             during = "Norm" in current_mapping()
-            inside.wait(timeout=10)
+            inside.wait(timeout=60)
         return during, "Norm" in current_mapping()
 
     with ThreadPoolExecutor(2) as pool:

@@ -14,7 +14,7 @@ import fxkernels
 from fxkernels import hubkernels, kernelize
 
 transformers = pytest.importorskip("transformers")
-from corpus import MODELS, build, layer_calls, tensors  # noqa: E402
+from corpus import MODELS, build, checkpoint, layer_calls, tensors  # noqa: E402
 
 MAPPING = {
     "RMSNorm": {"cpu": repository("norms", "RMSNorm")},
@@ -113,7 +113,7 @@ def test_training_a_llama_gives_the_same_loss_and_gradients(inner, dynamic, chec
     model.train()
     if checkpointing:
         model.config.use_cache = False  # transformers would turn it off with a log line that breaks the graph
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint(model)
     loss, expected = loss_and_gradients(model, model, inputs)
     backend = hubkernels(inner=inner, mapping=MAPPING)
     run = torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)

@@ -12,7 +12,7 @@ from report.reports import llama_like, small_report
 
 from fxkernels import kernelize
 from fxkernels.demo_model import decoder
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 from fxkernels.report.terminal import render_text
 from fxkernels.testing import assert_missed, assert_rewritten
 

@@ -498,18 +498,21 @@ assert executions("norms")["RMSNorm"] == 2
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "model.pickle")], check=True, cwd=folder, env=environment)
 
 
-def test_a_graph_module_without_fallback_names_the_calls_at_once():
+def test_a_graph_module_without_fallback_names_every_call_without_a_kernel(x):
+    copied = kernelize(Plain(), mapping={}, use_fallback=False)
+    assert (copied.report.pending, copied.report.capture) == (True, "symbolic")
+    with pytest.raises(NoKernelError) as caught:
+        copied(x)
+    assert [path for path, _, _ in caught.value.misses] == ["first#0", "second#0"]
     with pytest.raises(NoKernelError, match="first"):
-        kernelize(Plain(), mapping={}, use_fallback=False)
+        kernelize(Plain(), mapping={}, use_fallback=False, example_args=(x,))
 
 
-def test_the_report_of_a_graph_module_is_that_of_its_present_mode_and_names_the_other(x):
-    copied = kernelize(Plain().train(), mapping=norms("InferenceRMSNorm"))
-    assert {call.status for call in copied.report.calls} == {"missed"}
-    assert [decision.status for decision in copied.report.calls[0].decisions] == ["rewritten", "missed"]
+def test_without_fallback_the_present_mode_of_a_graph_module_counts(x):
     with pytest.raises(NoKernelError, match="no_backward"):
-        kernelize(Plain().train(), mapping=norms("InferenceRMSNorm"), use_fallback=False)
-    kernelize(Plain().eval(), mapping=norms("InferenceRMSNorm"), use_fallback=False)
+        kernelize(Plain().train(), mapping=norms("InferenceRMSNorm"), use_fallback=False, example_args=(x,))
+    copied = kernelize(Plain().eval(), mapping=norms("InferenceRMSNorm"), use_fallback=False, example_args=(x,))
+    assert [call.status for call in copied.report.calls] == ["rewritten"] * 2
 
 
 def test_a_graph_module_can_be_compiled_with_its_kernels(x):

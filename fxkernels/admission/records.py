@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..cache_directory import cache_directory, read_record, write_record
-from ..hub.locked_repository import UnderLock
+from ..hub import LockOnlyRepository
 from ..kernels.layer import KernelLayer
 from ..kernels.lowering.names import state_of
 from .evidence import Verdict
@@ -83,7 +83,7 @@ def shipped_with(lockfile: Path) -> Path:
 def places_for(kernel: KernelLayer) -> tuple[Path, ...]:
     """Return the directories in which records about a kernel may have been shipped, in the order in which they are read."""
     repository = kernel.source[0] if kernel.source is not None else None
-    lockfile = repository.lock.where if isinstance(repository, UnderLock) else getattr(repository, "lockfile", None)
+    lockfile = repository.lock.where if isinstance(repository, LockOnlyRepository) else getattr(repository, "lockfile", None)
     beside = (shipped_with(Path(lockfile)),) if lockfile is not None else ()
     named = os.environ.get(VARIABLE)
     return (*beside, Path(named).expanduser()) if named else beside

@@ -12,10 +12,11 @@ import torch
 from ..kernels.lowering.autocast import autocast_to
 from ..kernels.lowering.output_order import metadata, order_instead
 from .evidence import Evidence
-from .gradients import Run
+from .gradients import Run, RunContext
+from .ledger import Ledger
 from .memory import shared_memory
 from .request import Inputs, Request, TensorSpec
-from .running import Refused, Runner, Unprobed, changed_positions, copies, described, refused, shown
+from .running import Refused, Runner, Unprobed, described, refused, shown
 from .samples import FAR, LARGE, LARGER, NORMAL, TINY, ZEROS, Sample, Style, elements_of
 from .sizes import integer_highs
 from .tolerances import Bounds, compare
@@ -79,14 +80,13 @@ class Rounds:
             self._look_at_reference()
         self.computed = tuple(n for n in range(len(self._dtypes)) if n not in request.passed)
         self._widest = self._widest_affordable()
-        self._kept: list[tuple[Sequence[Any], list[Any], str, Sequence[Any]]] = []
-        self._remembers = True
+        self._ledger = Ledger()
         evidence.sizes += [str(spec) for spec in specs if str(spec) not in evidence.sizes]
 
     @property
-    def arguments(self) -> list[int]:
-        """Positions of the tensors that are not the layer's own."""
-        return [n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and not spec.of_layer]
+    def _context(self) -> RunContext:
+        arguments = tuple(n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and not spec.of_layer)
+        return RunContext(self.request, self.wanted, self.computed, arguments, self.bounds, self._ledger, self.evidence)
 
     @property
     def gradient(self) -> bool:
@@ -121,7 +121,7 @@ class Rounds:
 
     def one(self) -> Shown:
         """Compare values and gradients once."""
-        self._remembers = False
+        self._ledger = Ledger(keeps=False)
         self._round_with_backward(0, self._style)
         return self._shown()
 
@@ -150,7 +150,7 @@ class Rounds:
         found = self._checked(inputs, sample, style, gradient, compiling)
         self._refuse_writes_besides(sample)
         if elements_of(self.specs) <= _MANY_TO_KEEP:
-            self.keep(inputs, "{name}, which a call was given", self.request.names)
+            self._ledger.keep(inputs, "{name}, which a call was given", self.request.names)
         return found
 
     def _checked(self, inputs: list[Any], sample: Sample, style: Style, gradient: bool, compiling: bool = False) -> Run:
@@ -160,9 +160,9 @@ class Rounds:
         self._check_memory(outputs, inputs, truth)
         for number in self.computed:
             self._compare(number, outputs[number], truth, style)
-        self.check_earlier()
-        self.keep([outputs[number] for number in self.computed], "output {name} of an earlier one", self.computed)
-        return Run(self, inputs, outputs, truth, style)
+        self._ledger.check()
+        self._ledger.keep([outputs[number] for number in self.computed], "output {name} of an earlier one", self.computed)
+        return Run(self._context, inputs, outputs, truth, style)
 
     def _runner(self, cloned: frozenset[int] | None = None) -> Runner:
         self.evidence.runs += 1
@@ -217,27 +217,6 @@ class Rounds:
                 if shared_memory(*ours) and not shared_memory(*theirs):
                     raise refused("output_metadata", "outputs {other} and {number} share memory", other=other, number=number)
 
-    def keep(self, tensors: Sequence[Any], what: str, names: Sequence[Any]) -> None:
-        """Remember what somebody may still hold, to look at it later.
-
-        Args:
-            tensors: They must not change from now on.
-            what: A phrase for them, with a field for the name.
-            names: What they are called.
-        """
-        if self._remembers:
-            self._kept.append((tensors, copies(tensors), what, names))
-
-    def check_earlier(self) -> None:
-        """Refuse a kernel that has changed what it returned before, or was given.
-
-        Raises:
-            Refused: If it has.
-        """
-        for tensors, before, what, names in self._kept:
-            for number in changed_positions(before, tensors):
-                raise refused("numerics", "a later call changes {what}", what=what.format(name=names[number]))
-
     def _refuse_writes_besides(self, sample: Sample) -> None:
         for position in sample.changed_besides():
             if position not in self.cloned:
@@ -267,7 +246,7 @@ class Rounds:
     def _later_writes(self) -> None:
         for inputs in (True, False):
             self._round(6, self._style).backward_after_writes(inputs=inputs)
-            self._kept.clear()  # that was written to by us
+            self._ledger.forget()
 
     def _special_values(self) -> None:
         for style in (ZEROS, TINY, LARGER):

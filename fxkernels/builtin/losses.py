@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fxkernels.target import Target
 
+from .repositories import builtin_repository
+
 __all__ = ["linear_cross_entropy"]
 
 
@@ -51,7 +53,5 @@ def linear_cross_entropy(
 
 @cache
 def _function_for(device_type: str) -> Any:
-    from . import builtin_repository
-
     kernel = builtin_repository("LinearCrossEntropyLoss").load_for(Target.of_machine(device_type))
     return sys.modules[kernel.cls.__module__].linear_cross_entropy

@@ -11,6 +11,7 @@ from torch import fx
 
 from ..kernels.bound import Bound
 from ..kernels.call import KernelCall
+from ..kernels.describe import Description, describe
 from ..kernels.layer import KernelLayer
 from ..kernels.lowering.autocast import current_dtype, dtype_at, has_regions
 from ..kernels.lowering.case import Case, input_names
@@ -26,8 +27,6 @@ from ..passes.neighbourhood import Neighbourhood, Neighbours
 from ..passes.plan import Decision, Replacement
 from ..passes.reference import form, reference_of
 from ..passes.region import external_inputs, only_computes, why_not_replaceable
-from ..report.operation import Described, Operation
-from ..report.operations_of import Description
 from .asking import Answer, Asking, asked
 from .call_gates import device_of_call, is_excluded, is_not_mapped, is_not_the_annotated_one, is_on_another_device, mode_of
 from .memory import Chooser
@@ -48,7 +47,7 @@ class _Verdict:
     taken: Answer | None = None
     reference: fx.GraphModule | None = None
     answers: tuple[Answer, ...] = ()
-    descriptions: dict[tuple[int, ...] | None, Described] = field(default_factory=dict)
+    descriptions: dict[tuple[int, ...] | None, Description] = field(default_factory=dict)
     """By the positions of the inputs that are copied first; None where no kernel is called."""
 
 
@@ -69,7 +68,7 @@ class Decider:
     _verdicts: dict[Hashable, _Verdict] = field(default_factory=dict)
     _memories: dict[fx.Graph, Memory] = field(default_factory=dict)
     _sets_autocast: dict[fx.Graph, bool] = field(default_factory=dict)
-    _irreplaceable: dict[Hashable, Described] = field(default_factory=dict)
+    _irreplaceable: dict[Hashable, Description] = field(default_factory=dict)
     _neighbours: dict[fx.Graph, Neighbours] = field(default_factory=dict)
     _planned: Planned | None = field(init=False)
 
@@ -189,13 +188,12 @@ class Decider:
             self._sets_autocast[call.graph] = has_regions(call.graph)
         return dtype_at(call.first, device) if self._sets_autocast[call.graph] else current_dtype(device)
 
-    def _of_irreplaceable(self, call: LayerCall, key: Hashable) -> Described | None:
+    def _of_irreplaceable(self, call: LayerCall, key: Hashable) -> Description | None:
         if not call.complete:
             return None
         full_key = (key, _values(call, external_inputs(call)))
         if full_key not in self._irreplaceable:
-            description = Description(call)
-            self._irreplaceable[full_key] = Described(description.inputs, description.before)
+            self._irreplaceable[full_key] = describe(call)
         return self._irreplaceable[full_key]
 
     def _judge(self, call: LayerCall, key: Hashable, autocast: torch.dtype | None) -> _Verdict:
@@ -235,16 +233,16 @@ def _concluded(gates: tuple[Gate, ...], answers: tuple[Answer, ...], reference: 
     return _Verdict(gates, misses, candidates, taken, reference, answers)
 
 
-def _described(verdict: _Verdict, call: LayerCall, cloned: tuple[int, ...] | None) -> Described:
+def _described(verdict: _Verdict, call: LayerCall, cloned: tuple[int, ...] | None) -> Description:
     """The call in words, with the kernel's call if there is one, for which `cloned` says which inputs are copied first."""
     found = verdict.descriptions.get(cloned)
     if found is None:
-        description, taken = Description(call), verdict.taken
-        inputs, before = description.inputs, description.before
-        after: tuple[Operation, ...] = ()
-        if cloned is not None and taken is not None and taken.kernel is not None and taken.bound is not None:
-            after = description.after(taken.kernel.identity, taken.bound, cloned)
-        found = verdict.descriptions[cloned] = Described(inputs, before, after)
+        taken = verdict.taken
+        if cloned is not None and taken is not None and taken.kernel is not None:
+            found = describe(call, taken.kernel.identity, taken.bound, cloned)
+        else:
+            found = describe(call)
+        verdict.descriptions[cloned] = found
     return found
 
 

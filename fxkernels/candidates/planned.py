@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ..kernels.describe import describe_inputs
 from ..kernels.lowering.names import state_of
 from ..mapping import Repository
 from ..passes.example_values import example
 from ..passes.gate import Candidate, Gate
 from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
-from ..report.operations_of import Description
 from ..selection import Inner
 from ..selection.tuned_plan import PlannedCalls, TunedPlan
 from .asking import Answer
@@ -44,7 +44,7 @@ class Planned:
             self._misfits[device] = self.plan.misfit(device, self.inner)
         found: PlannedCalls | str = self._misfits[device]
         if not found:
-            found = self.plan.entry_for(call.key, call.site.layer_name, bool(call.site.training), Description(call).inputs)
+            found = self.plan.entry_for(call.key, call.site.layer_name, bool(call.site.training), describe_inputs(call))
         if isinstance(found, str):
             self.tell(found)
         return found

@@ -22,12 +22,13 @@ from ..kernels.origin import LayerOrigin
 from ..kernels.stand_in import LayerState
 from ..passes.layer_call import CallSite
 from ..passes.markers import SITE, enter, leave
+from ..versions import warn_of_untested
 from . import _torch
-from .annotated_functions import wrapped_function
-from .call_gate import KERNELIZED
-from .kernel_forward import FunctionLayer, path_of
+from .graph_module import FunctionCall
 from .paths import ModulePaths, without_root
-from .rewritten_layer import is_rewritten
+
+KERNELIZED = "_fxkernels"
+"""Attribute of a module that belongs to a kernelized model: its `backend` decides the module's calls."""
 
 
 class CapturingBackend(Protocol):
@@ -124,7 +125,7 @@ class Brackets:
             state, tensors = (None, {}) if is_function or module is None else _layer_state(frame, module, self_variable)
             marked = (marked_args, marked_kwargs, tensors)
             training = _training(frame, caller[1] if is_function and caller is not None else self_variable)
-        written = (wrapped_function(module) if is_function and module is not None else None) or function
+        written = (_wrapped_function(module) if is_function and module is not None else None) or function
         site = CallSite(
             path=path,
             layer_name=layer_name,
@@ -192,8 +193,6 @@ def _called_layer(frame: _torch.Frame, function: FunctionType, args: list[_torch
     module = _torch.peek(frame, args[0])
     if not isinstance(module, nn.Module) or layer_name_of(module) is None:
         return None
-    if is_rewritten(module):  # what runs here chooses between kernel and original, and shows us the original
-        return None
     return module if inspect.getattr_static(type(module), "forward", None) is function else None
 
 
@@ -211,8 +210,12 @@ def _annotated_frame(frame: _torch.Frame, root: nn.Module | None) -> FunctionTyp
 
 
 def _frame_module(frame: _torch.Frame) -> nn.Module | None:
-    """The module whose method the frame runs."""
+    """The module whose method the frame runs. To a decorator's wrapper it may be the first of the variable arguments."""
     code: CodeType = _torch.frame_code(frame)
+    if not code.co_argcount and code.co_flags & inspect.CO_VARARGS:
+        variable = _torch.local_variable(frame, code.co_varnames[code.co_kwonlyargcount])
+        given = _torch.peek(frame, variable) if variable is not None else None
+        return given[0] if isinstance(given, tuple) and given and isinstance(given[0], nn.Module) else None
     names = [name for name in code.co_varnames[:1] if code.co_argcount]
     names += [name for name in ("self",) if name not in names]  # a resumed frame begins with arguments of its own
     for name in names:
@@ -254,18 +257,16 @@ def _path(
     frame: _torch.Frame, paths: ModulePaths, module: nn.Module | None, caller: tuple[nn.Module, _torch.Variable] | None, layer_name: str
 ) -> str:
     known = paths.get(module) if module is not None else None
-    if known is None and module is not None:
-        known = path_of(module)
     if known is not None:
         return known
-    if caller is not None and isinstance(caller[0], FunctionLayer):
-        return path_of(caller[0]) or layer_name
     stack = _torch.module_stack(frame)
     if module is not None and stack and not _is_function_module(module):
         reached = without_root(stack[-1])
         if reached:
             return reached
     around = paths.get(caller[0]) if caller is not None else None
+    if around is not None and caller is not None and isinstance(caller[0], FunctionCall):
+        around = around.rpartition(".")[0]
     if around is None:
         around = without_root(stack[-1]) if stack else ""
     return f"{around}.{layer_name}" if around else layer_name
@@ -275,6 +276,14 @@ def _is_function_module(module: nn.Module) -> bool:
     """Whether the module is a function that the `kernels` package has turned into one: a module without state that wraps a closure."""
     forward = type(module).forward
     return hasattr(forward, "__signature__") and forward.__closure__ is not None and not module._parameters and not module._modules
+
+
+def _wrapped_function(module: nn.Module) -> FunctionType | None:
+    """The plain function inside a function module of the `kernels` package (seen with 0.17): a free variable of its forward."""
+    for cell in getattr(type(module).forward, "__closure__", None) or ():
+        if isinstance(cell.cell_contents, FunctionType):
+            return cell.cell_contents
+    return None
 
 
 # --- what the call's markers carry ------------------------------------------------------------------------------------------------------
@@ -353,5 +362,13 @@ def _location(function: FunctionType) -> str:
 
 @functools.cache
 def install() -> None:
-    """Have Dynamo tell us of calls, once per process. Other backends see nothing of it."""
+    """Have Dynamo tell us of calls, once per process. Other backends see nothing of it. Every way into the library leads here first, so
+    this is where a warning says that a library's version was not tested: before anything that such a version may lack is used."""
+    warn_of_untested()
     _torch.install(Brackets())
+
+
+def install_early() -> None:
+    """The same, where torch does not say when a backend is about to be used: before 2.15 it calls no `_dynamo_backend_init`."""
+    if not _torch.INITIALIZES_BACKENDS:
+        install()

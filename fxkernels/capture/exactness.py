@@ -1,4 +1,4 @@
-"""Whether a symbolically traced graph does exactly what the model does.
+"""What a symbolically traced graph would not do as the model does: what is asked before, during and after tracing.
 
 Symbolic tracing runs the model's Python once and keeps what it saw.
 """
@@ -9,18 +9,16 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from inspect import Parameter
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from ..annotate import annotated_forward
-from ..errors import CaptureError
-from .clone import OWN, clone_module
-from .symbolic import LayerTracer, trace_clone
+from ..byte_code import loaded_variable
+from .clone import OWN
 
 _METHODS = (types.FunctionType, classmethod, staticmethod, property, functools.cached_property, functools.partialmethod)
 _HARMLESS = frozenset(
@@ -29,56 +27,21 @@ _HARMLESS = frozenset(
 _CALL_HOOKS = frozenset(name for name in OWN if name.startswith(("_forward", "_backward")) and name.endswith("_hooks"))
 
 
-def why_not_exact(model: nn.Module, opened: Collection[str] = ()) -> str | None:
-    """Return why `model` should not be captured symbolically, as one sentence that names the module, or None if its graph is exact.
-
-    The model is not changed; two clones are traced, one in training mode with gradients and one in eval mode without.
-
-    Args:
-        model: Any module.
-        opened: Paths of annotated layers that would be traced through.
-
-    Example:
-        >>> why_not_exact(model)
-        'block.drop has other operations in eval mode than in training mode: dropout'
-    """
-    reason = _offers_more_than_forward(model) or _takes_optional_arguments(model) or _has_global_hooks()
-    if reason is not None:
-        return reason
-    objection = _objection(model, enters=True)
-    if objection is not None:
-        return f"the model {objection}"
-    try:
-        in_training = _trace(model, opened, training=True)
-        in_inference = _trace(model, opened, training=False)
-    except CaptureError as error:
-        return str(error)
-    for tracer in (in_training, in_inference):
-        reason = _lost_by_tracing(tracer)
-        if reason is not None:
-            return reason
-    return _difference(in_training.graph, in_inference.graph)
+# --- before: what a graph module would not have -------------------------------------------------------------------------------------------
 
 
-def _trace(model: nn.Module, opened: Collection[str], training: bool) -> LayerTracer:
-    clone = clone_module(model).module
-    for module in clone.modules():
-        vars(module)["training"] = training  # by hand: a `train` of the user's own may leave some out
-    tracer = LayerTracer(opened, _objection)
-    with torch.set_grad_enabled(training):
-        trace_clone(clone, tracer)
-    return tracer
-
-
-# --- what can be said without tracing ---------------------------------------------------------------------------------------------------
-
-
-def _offers_more_than_forward(model: nn.Module) -> str | None:
+def more_than_a_graph(model: nn.Module) -> str | None:
+    """Return what the model is or offers besides one forward with a fixed number of arguments, as a sentence, or None."""
     name = type(model).__name__
     if annotated_forward(model) is not None:
         return f"the model, a {name}, is itself an annotated layer, of which a graph of its own operations has no call"
-    if "forward" in vars(model):
-        return f"the model, a {name}, has a forward set on the instance, which torch.fx does not trace"
+    reason = not_traced(model, enters=True)
+    if reason is not None:
+        return f"the model, a {name}, {reason}"
+    return _more_methods(model) or _optional_arguments(model) or _global_hooks()
+
+
+def _more_methods(model: nn.Module) -> str | None:
     for owner in _user_classes(model):
         for attribute, value in vars(owner).items():
             if not isinstance(value, _METHODS) or attribute in _HARMLESS:
@@ -90,9 +53,8 @@ def _offers_more_than_forward(model: nn.Module) -> str | None:
     return None
 
 
-def _takes_optional_arguments(model: nn.Module) -> str | None:
-    parameters = list(inspect.signature(type(model).forward).parameters.values())[1:]
-    for parameter in parameters:
+def _optional_arguments(model: nn.Module) -> str | None:
+    for parameter in list(inspect.signature(type(model).forward).parameters.values())[1:]:
         if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
             return f"the model's forward takes {parameter}, and a graph takes a fixed number of arguments"
         if parameter.default is not Parameter.empty:
@@ -100,7 +62,7 @@ def _takes_optional_arguments(model: nn.Module) -> str | None:
     return None
 
 
-def _has_global_hooks() -> str | None:
+def _global_hooks() -> str | None:
     for name, value in vars(nn.modules.module).items():
         if name.startswith("_global_") and name.endswith("_hooks") and value:
             return f"the model would lose the hooks that are registered for all modules ({name.removeprefix('_global_')})"
@@ -114,10 +76,16 @@ def _user_classes(module: nn.Module) -> Iterator[type]:
             yield owner
 
 
-# --- what is asked of each module before its code runs ------------------------------------------------------------------------------------
+# --- during: what is asked of each module that is called ----------------------------------------------------------------------------------
 
 
-def _objection(module: nn.Module, enters: bool) -> str | None:
+def not_traced(module: nn.Module, enters: bool) -> str | None:
+    """Return what tracing does not see of a call of the module, as the end of a sentence about it, or None.
+
+    Args:
+        module: The module.
+        enters: Whether it is traced through, or its call is one node.
+    """
     if _overrides(module, "__call__"):
         return "overrides __call__, whose operations would run outside of the layer"
     if not enters:
@@ -133,73 +101,49 @@ def _objection(module: nn.Module, enters: bool) -> str | None:
     return None
 
 
-# --- what tracing has shown ---------------------------------------------------------------------------------------------------------------
-
-
-def _lost_by_tracing(tracer: LayerTracer) -> str | None:
-    if tracer.obstacles:
-        return tracer.obstacles[0]
-    if tracer.created:
-        made = "a tensor" if "tensor" in tracer.created[0] else "an object"
-        return f"the model makes {made} while it runs, and a graph would keep the first one"
-    if tracer.changed is not None:
-        return f"{tracer.changed} was changed by running the model, and a graph would not change it"
-    for path, forward, names in tracer.given:
-        tested = next(_tested_for_none(forward, names), None)
-        if tested is not None:
-            return f"{path or 'the model'} tests whether its argument {tested} is None, and a graph keeps one answer"
-    return None
-
-
 def _overrides(module: nn.Module, method: str) -> bool:
     return any(method in vars(owner) for owner in _user_classes(module))
 
 
-def _tested_for_none(function: Callable[..., Any], names: Collection[str]) -> Iterator[str]:
-    """Those of the parameters that the function compares with None itself."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
+def tested_for_none(cls: type[nn.Module], call: tuple[tuple[Any, ...], dict[str, Any]] | None) -> Iterator[str]:
+    """Yield those arguments of the model that the forward of a module in it compares with None itself.
+
+    Args:
+        cls: The module's class.
+        call: Its arguments while it is traced; None for the model, which gets its own.
+    """
+    forward = cls.forward
+    signature = inspect.signature(forward)
+    names = set(signature.parameters)
+    if call is not None:
+        try:
+            arguments = signature.bind(None, *call[0], **call[1]).arguments
+        except TypeError:
+            return  # the call itself will say what is wrong with it
+        names = {name for name, value in arguments.items() if isinstance(value, fx.Proxy) and value.node.op == "placeholder"}
+    code = getattr(inspect.unwrap(forward), "__code__", None)
     for one, other in pairwise(dis.get_instructions(code) if code is not None else ()):
-        if not one.opname.startswith("LOAD_FAST") or one.argval not in names:
+        loaded = loaded_variable(one)
+        if loaded is None or loaded not in names:
             continue
         # `x is None` in a condition is one jump in 3.11 and later; elsewhere it loads None first.
         if other.opname.endswith(("_IF_NONE", "_IF_NOT_NONE")) or (other.opname == "LOAD_CONST" and other.argval is None):
-            yield str(one.argval)
+            yield loaded
 
 
-# --- two graphs ---------------------------------------------------------------------------------------------------------------------------
+# --- after: two graphs --------------------------------------------------------------------------------------------------------------------
 
 
-def _difference(training: fx.Graph, inference: fx.Graph) -> str | None:
-    """The first place where the graphs differ, as a sentence."""
-    one, other = list(training.nodes), list(inference.nodes)
-    for left, right in zip(one, other, strict=False):
-        if not _same_node(left, right):
-            return f"{_where(left)} has other operations in eval mode than in training mode: {left.name}"
-    if len(one) != len(other):
-        longer = max(one, other, key=len)
-        return f"{_where(longer[min(len(one), len(other))])} has other operations in eval mode than in training mode"
+def difference(training: fx.Graph, inference: fx.Graph) -> str | None:
+    """Return the first place where the graphs of training and of eval mode differ, as a sentence, or None."""
+    for one, other in zip_longest(training.nodes, inference.nodes):
+        if one is None or other is None or _spelled(one) != _spelled(other):
+            stack = (one or other).meta.get("nn_module_stack") or {}
+            where = next((path for path, _ in reversed(stack.values()) if path), "the model")
+            return f"{where} has other operations in eval mode than in training mode: {(one or other).name}"
     return None
 
 
-def _where(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return next((path for path, _ in reversed(stack.values()) if path), "the model")
-
-
-def _same_node(left: fx.Node, right: fx.Node) -> bool:
-    same = left.op == right.op and left.name == right.name and left.target == right.target
-    return same and _same_value(left.args, right.args) and _same_value(left.kwargs, right.kwargs)
-
-
-def _same_value(left: Any, right: Any) -> bool:
-    if isinstance(left, fx.Node):
-        return isinstance(right, fx.Node) and left.name == right.name
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, tuple | list):
-        return len(left) == len(right) and all(map(_same_value, left, right))
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(_same_value(left[key], right[key]) for key in left)
-    if isinstance(left, slice):
-        return _same_value((left.start, left.stop, left.step), (right.start, right.stop, right.step))
-    return left is right or bool(left == right) or (left != left and right != right)
+def _spelled(node: fx.Node) -> str:
+    """The node as text, with functions by identity: two of them may have one name."""
+    return f"{node.op} {node.name} {id(node.target) if callable(node.target) else node.target} {node.args} {node.kwargs}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 
-from torch import nn
+from torch import fx, nn
 
 from ..annotate import annotated_forward, layer_name_of
 
@@ -35,7 +35,8 @@ class ModulePaths:
         """Learn the path of one module."""
         self._paths.setdefault(module, path)
         if not path and not self.model:
-            self.model = type(module).__qualname__
+            # torch.fx gives each graph module a class of its own, with the name of the model's.
+            self.model = type(module).__name__ if isinstance(module, fx.GraphModule) else type(module).__qualname__
         layer_name = layer_name_of(module)
         if layer_name is not None:
             self._annotated.setdefault(path, (layer_name, annotated_forward(module) is None))

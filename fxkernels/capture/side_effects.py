@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,19 +12,9 @@ from torch import nn
 
 from .clone import attributes_of
 
-_DEPTH = 4
+_DEPTH = 5
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_OPAQUE = (
-    nn.Module,
-    torch.Tensor,
-    type,
-    types.ModuleType,
-    types.FunctionType,
-    types.MethodType,
-    torch.fx.Graph,
-    torch.fx.Node,
-    torch.fx.Proxy,
-)
+_OPAQUE = (nn.Module, torch.Tensor, type, types.ModuleType, types.FunctionType, types.MethodType, torch.fx.Graph)
 
 
 class Snapshot:
@@ -39,71 +29,33 @@ class Snapshot:
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._seen: set[int] = set()
-        self._taken: list[tuple[str, Any, Any]] = []
+        self._taken: dict[int, tuple[str, Any, Any]] = {}
         for path, module in modules.items():
-            self._take(path, vars(module))
-            for name, value in vars(module).items():
-                self._explore(f"{path}.{name}" if path else name, value, _DEPTH)
+            self._take(path, vars(module), _DEPTH)
 
-    def restore(self, keep: Iterable[str] = ()) -> str | None:
-        """Put everything back and return the path of the first thing that had changed, or None.
+    def restore(self) -> str | None:
+        """Put everything back and return the path of the first thing that had changed, or None."""
+        changed: list[str] = []
+        for path, value, before in self._taken.values():
+            if isinstance(value, dict):
+                missing = object()
+                found = [name for name in {**value, **before} if value.get(name, missing) is not before.get(name, missing)]
+            else:
+                found = [] if list(map(id, value)) == list(map(id, before)) else [""]
+            if found:
+                changed.append(f"{path}.{found[0]}".strip("."))
+                value.clear()
+                (value.update if hasattr(value, "update") else value.extend)(before)
+        return changed[0] if changed else None
 
-        Args:
-            keep: Names of new attributes that stay and count as no change.
-        """
-        kept = set(keep)
-        changed: str | None = None
-        for path, value, before in self._taken:
-            difference = _difference(value, before, kept)
-            if difference is None:
-                continue
-            if changed is None:
-                changed = f"{path}.{difference}".strip(".") if difference else path
-            _put_back(value, before, kept)
-        return changed
-
-    def _explore(self, path: str, value: Any, depth: int) -> None:
+    def _take(self, path: str, value: Any, depth: int) -> None:
+        """Remember the value's contents, and those of what it holds."""
         kind = type(value)  # not isinstance: a weak proxy says that it is what it refers to
-        if depth == 0 or issubclass(kind, _OPAQUE) or id(value) in self._seen:
-            return
         if not issubclass(kind, _CONTAINERS):
-            value = attributes_of(value)
-            if value is None:
-                return
-        items = list(value.values()) if isinstance(value, dict) else list(value)
+            value = None if issubclass(kind, _OPAQUE) else attributes_of(value)
+        if value is None or depth == 0 or id(value) in self._taken:
+            return
         if not isinstance(value, tuple | frozenset):
-            self._take(path, value)
-        for item in items:
-            self._explore(path, item, depth - 1)
-
-    def _take(self, path: str, value: Any) -> None:
-        if id(value) not in self._seen:
-            self._seen.add(id(value))
-            self._taken.append((path, value, dict(value) if isinstance(value, dict) else list(value)))
-
-
-def _difference(value: Any, before: Any, kept: set[str]) -> str | None:
-    """None if nothing changed, the name of what did in a dictionary with such names, or else an empty string."""
-    if isinstance(value, dict):
-        for key in (*value, *before):
-            if key not in kept and (key not in value or key not in before or value[key] is not before[key]):
-                return key if isinstance(key, str) else ""
-        return None
-    now = list(value)
-    if isinstance(value, set):
-        return None if {id(item) for item in now} == {id(item) for item in before} else ""
-    return None if len(now) == len(before) and all(one is other for one, other in zip(now, before, strict=True)) else ""
-
-
-def _put_back(value: Any, before: Any, kept: set[str]) -> None:
-    if isinstance(value, dict):
-        new = {key: item for key, item in value.items() if key in kept and key not in before}
-        value.clear()
-        value.update({**before, **new})
-    elif isinstance(value, set):
-        value.clear()
-        value.update(before)
-    else:
-        value.clear()
-        value.extend(before)
+            self._taken[id(value)] = (path, value, dict(value) if isinstance(value, dict) else list(value))
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            self._take(f"{path}.{name}".strip(".") if depth == _DEPTH else path, item, depth - 1)

@@ -12,6 +12,7 @@ import click
 import torch
 
 from .. import __version__
+from ..versions import installed_versions, untested
 from .admitted import admitted
 from .check import check
 from .demo import demo
@@ -48,6 +49,8 @@ def main() -> None:
       fxkernels lock                     pins the kernels of a project
     """
     logging.getLogger("fxkernels").addHandler(_SILENT)
+    if (sentence := untested(installed_versions())) is not None:
+        click.echo(f"Warning: {sentence}", err=True)
 
 
 for command in (demo, explain, tune, numerics, diff, check, download, lock, verify, versions, info, admitted, env):

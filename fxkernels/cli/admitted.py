@@ -1,4 +1,4 @@
-"""`fxkernels admitted`: what kernels have shown on this machine, or failed to show."""
+"""`fxkernels admitted`: the records of kernels that were probed on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .hub_command import Answer, answering, paragraph
+from ..hub import read_lock
+from .output import CommandOutput, paragraph, prints_output
 
 if TYPE_CHECKING:
     from ..admission.records import Record
@@ -15,19 +16,20 @@ if TYPE_CHECKING:
 _SHORT = 12
 
 
-@click.group(short_help="List, show, ship or forget what kernels have shown.")
+@click.group(short_help="List, show, ship or forget the records of probed kernels.")
 def admitted() -> None:
-    """Show the records of admission: which kernel was probed for which form of call, and what came of it.
+    """Show the records of admission: which kernel was probed for which form of call, and the verdict.
 
-    They are small files in the cache directory (FXKERNELS_CACHE, else HF_HOME/fxkernels), under admitted/. Those of locked kernels can be
-    shipped with the lock file; any others as a copy of that directory, which FXKERNELS_RECORDS names on other machines of the same kind.
+    They are small files in the cache directory (FXKERNELS_CACHE, else HF_HOME/fxkernels), under admitted/. Records of locked kernels can be
+    shipped with the lock file. Other records can be shipped as a copy of that directory, which FXKERNELS_RECORDS names on other machines of
+    the same kind.
     """
 
 
 @admitted.command("list")
 @click.option("--refused", is_flag=True, help="Only kernels that were refused.")
-@answering
-def list_records(refused: bool) -> Answer:
+@prints_output
+def list_records(refused: bool) -> CommandOutput:
     """List all records, one line each.
 
     \b
@@ -41,13 +43,13 @@ def list_records(refused: bool) -> Answer:
     lines = [f"{record.key[:_SHORT]}  {_outcome(record):<16} {record.kernel}, {record.mode}" for record in found]
     if not found:
         lines = [f"nothing in {records.records_directory()}"]
-    return Answer({"records": [record.as_dict() for record in found]}, tuple(lines))
+    return CommandOutput({"records": [record.as_dict() for record in found]}, tuple(lines))
 
 
 @admitted.command("show")
 @click.argument("key")
-@answering
-def show_record(key: str) -> Answer:
+@prints_output
+def show_record(key: str) -> CommandOutput:
     """Show one record with its evidence. The first characters of the key will do."""
     record = _only(key)
     verdict, evidence = record.verdict, record.verdict.evidence
@@ -61,18 +63,18 @@ def show_record(key: str) -> Answer:
         lines += paragraph(note, "    ", "  - ")
     if evidence.get("output"):
         lines += ["what it printed", *(f"  {line}" for line in str(evidence["output"]).splitlines())]
-    return Answer(record.as_dict(), tuple(lines))
+    return CommandOutput(record.as_dict(), tuple(lines))
 
 
 @admitted.command("ship")
 @click.argument("lockfile", type=click.Path(path_type=Path, exists=True, dir_okay=False), default="fxkernels.lock")
-@answering
-def ship_records(lockfile: Path) -> Answer:
+@prints_output
+def ship_records(lockfile: Path) -> CommandOutput:
     """Copy the records of locked kernels into a directory beside the lock file, for other machines to read.
 
     The directory has the lock file's name with the ending .admitted. Records of kernels that the lock does not have, or has at another
-    commit, are removed from it. Commit it with the lock file: whoever loads through the lock reads it before the cache, so that a kernel
-    that was probed here is not probed there, on a device, torch and Triton of the same kind.
+    commit, are removed from it. Commit it with the lock file: a program that loads through the lock reads it before the cache, so that a
+    kernel that was probed here is not probed there, on a device, torch and Triton of the same kind.
 
     \b
     Examples:
@@ -80,7 +82,6 @@ def ship_records(lockfile: Path) -> Answer:
       fxkernels admitted ship path/to/fxkernels.lock
     """
     from ..admission import records
-    from ..hub.locks.lock_file import read_lock
 
     locked = {(entry.repo_id, entry.commit) for entry in read_lock(lockfile).repositories}
     directory = records.shipped_with(lockfile)
@@ -90,14 +91,14 @@ def ship_records(lockfile: Path) -> Answer:
     lines += [f"  removed {key[:_SHORT]}" for key in removed]
     if not shipped:
         lines.append("The cache has no record about them: run the model once on this machine.")
-    return Answer({"directory": str(directory), "shipped": [record.key for record in shipped], "removed": removed}, tuple(lines))
+    return CommandOutput({"directory": str(directory), "shipped": [record.key for record in shipped], "removed": removed}, tuple(lines))
 
 
 @admitted.command("forget")
 @click.argument("keys", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Forget all records.")
-@answering
-def forget_records(keys: tuple[str, ...], everything: bool) -> Answer:
+@prints_output
+def forget_records(keys: tuple[str, ...], everything: bool) -> CommandOutput:
     """Remove records, so that their kernels are probed again when they are next used.
 
     \b
@@ -112,11 +113,11 @@ def forget_records(keys: tuple[str, ...], everything: bool) -> Answer:
     found = list(records.every()) if everything else [_only(key) for key in keys]
     removed = [record for record in found if records.forget(record.key)]
     lines = tuple(f"forgot {record.key[:_SHORT]}  {record.kernel}" for record in removed)
-    return Answer({"forgotten": [record.key for record in removed]}, lines or ("there was nothing to forget",))
+    return CommandOutput({"forgotten": [record.key for record in removed]}, lines or ("there was nothing to forget",))
 
 
 def _only(key: str) -> Record:
-    """The one record whose key begins so."""
+    """Return the only record whose key begins with these characters."""
     from ..admission import records
 
     found = [record for record in records.every() if record.key.startswith(key)]

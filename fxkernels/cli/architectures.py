@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .factory import FactoryError, described
+from .errors import FactoryError, described
 
 PREFIX = "hf:"
 

@@ -14,7 +14,7 @@ from .saved_report import saved_report
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison
-    from ..report.model import Report
+    from ..report.report import Report
     from ..target import Target
 
 
@@ -29,9 +29,9 @@ def check(saved: Report, target: str, device: str | None, as_json: bool, **how: 
     """Explain TARGET now and compare it with a saved report: an upgrade of torch, of a model's code or of a kernel repository should not
     drop a kernel silently.
 
-    REPORT.json was written by `fxkernels explain TARGET --json REPORT.json`, and lies in the repository of the project. A call that had a
+    REPORT.json was written by `fxkernels explain TARGET --json REPORT.json`, and is in the repository of the project. A call that had a
     kernel in it, or might have had one (`unknown`), must have one now, or might have one, or be covered by one. Calls that have one only
-    now are fine, and so is another kernel in the place of the old one. Nothing is rewritten, fetched or run.
+    now are fine, and so is another kernel instead of the old one. Nothing is rewritten, fetched or run.
 
     The exit code is 0 if no kernel was lost, 1 if one was, 2 if the report or the model cannot be loaded.
 
@@ -49,15 +49,15 @@ def check(saved: Report, target: str, device: str | None, as_json: bool, **how: 
     if as_json:
         click.echo(json.dumps({"ok": not lost, **as_value(comparison)}, indent=2, sort_keys=True))
         click.get_current_context().exit(1 if lost else 0)
-    click.echo(_told(saved, comparison))
+    click.echo(_verdict(saved, comparison))
     if lost:
         click.echo(f"If that is meant, save the report anew: fxkernels explain {target} --json REPORT.json", err=True)
     click.get_current_context().exit(1 if lost else 0)
 
 
-def _told(saved: Report, comparison: Comparison) -> str:
+def _verdict(saved: Report, comparison: Comparison) -> str:
     """What was lost and why, with what may be the cause; else what is better now."""
-    from ..report.compare_text import render_comparison
+    from ..report.compare import render_comparison
 
     had, lost = sum(call.status in ("rewritten", "unknown") for call in saved.calls), comparison.lost
     if lost:

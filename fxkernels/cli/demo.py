@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..mapping import KernelMapping
-    from ..report.model import Report
+    from ..report.report import Report
     from .measure import Difference
 
 Run = Callable[["Tensor"], "Tensor"]

@@ -12,7 +12,7 @@ from .saved_report import saved_report
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison
-    from ..report.model import Report
+    from ..report.report import Report
 
 
 @click.command(short_help="Compare two saved reports, like diff(1).")
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code tells.")
 def diff(before: Report, after: Report, as_json: bool, quiet: bool) -> None:
-    """Show what is different in B: versions, targets, captures, and the layer calls that are new, gone or decided otherwise.
+    """Show what is different in B: versions, targets, captures, and the layer calls that are new, gone or decided differently.
 
     A and B were written by `fxkernels explain --json` or by report.save("a.json"); one of them may be -, for standard input. Calls that
     changed alike share a line. Names of nodes and lines of source files are not compared.

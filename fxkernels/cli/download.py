@@ -1,4 +1,4 @@
-"""`fxkernels download`: a kernel repository into the cache, so that it can be used offline."""
+"""`fxkernels download`: fetches a kernel repository into the cache, for offline use."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .hub_command import Answer, answering, paragraph, size, state_options, target_of, target_option, trust_option
+from ..hub import RepositoryRequest, Snapshot, choose_build, open_commit, open_locked, read_lock
+from .output import CommandOutput, paragraph, prints_output, request_options, size, target_of, target_option, trust_option
 
 if TYPE_CHECKING:
-    from ..hub.builds.kernel_dependency import KernelDependency
-    from ..hub.snapshot import Snapshot
     from ..target import Target
 
 
 @click.command(short_help="Download a kernel repository into the cache.")
 @click.argument("repo_id", metavar="[REPO]", required=False)
-@state_options
+@request_options
 @click.option("--lockfile", type=click.Path(path_type=Path), metavar="FILE", help="Download everything that a lock file has, instead.")
 @target_option
 @click.option("--all-variants", is_flag=True, help="All builds instead of the one that fits the target.")
 @trust_option
-@answering
+@prints_output
 def download(
     repo_id: str | None,
     version: int | None,
@@ -32,10 +31,10 @@ def download(
     target: str | None,
     all_variants: bool,
     trusted: tuple[str, ...],
-) -> Answer:
-    """Download a kernel repository and what it depends on, check the files, and record that its publisher is trusted.
+) -> CommandOutput:
+    """Download a kernel repository and its dependencies, check the files, and record that its publisher is trusted.
 
-    Afterwards the kernel can be loaded with HF_HUB_OFFLINE=1. Nothing is run. What is in the cache already is not fetched again.
+    Afterwards the kernel can be loaded with HF_HUB_OFFLINE=1. Nothing is run. Files that are in the cache are not fetched again.
 
     \b
     Examples:
@@ -44,7 +43,6 @@ def download(
       fxkernels download acme/norms --version 1 --for "cuda:sm90 cu130"
       fxkernels download --lockfile fxkernels.lock
     """
-    from ..hub.builds.kernel_dependency import KernelDependency
 
     if all_variants and target is not None:
         raise click.UsageError("--all-variants and --for contradict each other")
@@ -52,40 +50,33 @@ def download(
     if lockfile is not None:
         if repo_id is not None or version is not None or revision is not None:
             raise click.UsageError("--lockfile says what to download; give no REPO, --version or --revision with it")
-        return _answer(_locked(lockfile, wanted, trusted))
+        return _output(_locked(lockfile, wanted, trusted))
     if repo_id is None:
         raise click.UsageError("give a REPO such as acme/norms, or --lockfile")
-    request = KernelDependency(repo_id, version=version, revision=revision)
-    return _answer(_with_dependencies(request, wanted, trusted))
+    request = RepositoryRequest(repo_id, version=version, revision=revision)
+    return _output(_with_dependencies(request, wanted, trusted))
 
 
-def _with_dependencies(request: KernelDependency, target: Target | None, trusted: Sequence[str]) -> list[dict[str, Any]]:
-    from ..hub.remote.download import HubSnapshot
-    from ..hub.remote.resolve import resolve
-    from ..hub.remote.trust import require_trust
+def _with_dependencies(request: RepositoryRequest, target: Target | None, trusted: Sequence[str]) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
-    seen: set[KernelDependency] = set()
+    seen: set[RepositoryRequest] = set()
     waiting = [request]
     while waiting:
         request = waiting.pop(0)
         if request in seen:
             continue
         seen.add(request)
-        commit = resolve(request.repo_id, version=request.version, revision=request.revision)
-        require_trust(request.repo_id, commit, trusted)
-        builds, dependencies = _fetched(HubSnapshot(request.repo_id, commit), target)
+        builds, dependencies = _fetched(open_commit(request, trusted), target)
         found += builds
         waiting += dependencies
     return found
 
 
 def _locked(lockfile: Path, target: Target | None, trusted: Sequence[str]) -> list[dict[str, Any]]:
-    from ..hub.locked_repository import open_locked
-    from ..hub.locks.lock_file import read_lock
 
     lock = read_lock(lockfile)
-    # For a target only what its builds depend on; the lock of the `kernels` package does not say what was asked for.
+    # For a target, only what its builds depend on. The lock of the `kernels` package does not say what the project requires.
     waiting = [lock.find(request) for request in lock.requires] if lock.requires and target is not None else list(lock.repositories)
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -99,13 +90,12 @@ def _locked(lockfile: Path, target: Target | None, trusted: Sequence[str]) -> li
     return found
 
 
-def _fetched(snapshot: Snapshot, target: Target | None) -> tuple[list[dict[str, Any]], list[KernelDependency]]:
-    """Download and check the builds of a repository, the one that fits or all; return them, and what they depend on."""
-    from ..hub.loading import choose_build
+def _fetched(snapshot: Snapshot, target: Target | None) -> tuple[list[dict[str, Any]], list[RepositoryRequest]]:
+    """Download and check the builds of a repository, the one that fits or all; return them and their dependencies."""
 
     variants = snapshot.variants() if target is None else (choose_build(snapshot, target)[0],)
     builds: list[dict[str, Any]] = []
-    dependencies: list[KernelDependency] = []
+    dependencies: list[RepositoryRequest] = []
     for variant in variants:
         directory = snapshot.directory(variant)
         snapshot.verify(variant)
@@ -124,9 +114,9 @@ def _fetched(snapshot: Snapshot, target: Target | None) -> tuple[list[dict[str, 
     return builds, dependencies
 
 
-def _answer(builds: list[dict[str, Any]]) -> Answer:
+def _output(builds: list[dict[str, Any]]) -> CommandOutput:
     lines: list[str] = []
     for build in builds:
         text = f"{build['repository']}@{build['commit'][:7]} {build['variant']}: {build['files']} files, {size(build['bytes'])}"
         lines += [*paragraph(text, "  ", ""), f"  {build['path']}"]
-    return Answer({"builds": builds}, tuple(lines))
+    return CommandOutput({"builds": builds}, tuple(lines))

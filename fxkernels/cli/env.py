@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .hub_command import Answer, answering, paragraph
+from .output import CommandOutput, paragraph, prints_output
 
 _PREFIXES = (
     "FXKERNELS_",
@@ -33,8 +33,8 @@ _HIDDEN = "(hidden)"
 
 
 @click.command(short_help="Show versions, devices and settings, for bug reports.")
-@answering
-def env() -> Answer:
+@prints_output
+def env() -> CommandOutput:
     """Show what a bug report needs: versions, devices, where things are cached, and the variables that matter. Tokens are not shown.
 
     \b
@@ -42,12 +42,16 @@ def env() -> Answer:
       fxkernels env
       fxkernels env --json
     """
-    import torch
+    from ..versions import TESTED, installed_versions
 
-    from ..versions import installed_versions
-
+    versions = dict(installed_versions())
     value: dict[str, Any] = {
-        "versions": {**dict(installed_versions()), "torch": torch.__version__},  # its package does not say for which CUDA it is built
+        "versions": versions,
+        "tested": {
+            name: {"range": str(TESTED[name]), "includes_installed": version in TESTED[name]}
+            for name, version in versions.items()
+            if name in TESTED
+        },
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "devices": _devices(),
         "targets": [str(target) for target in _targets()],
@@ -55,7 +59,7 @@ def env() -> Answer:
         "variables": shown_variables(os.environ),
         "backends": _backends(),
     }
-    return Answer(value, tuple(_lines(value)))
+    return CommandOutput(value, tuple(_lines(value)))
 
 
 def shown_variables(environment: Any) -> dict[str, str]:
@@ -66,6 +70,15 @@ def shown_variables(environment: Any) -> dict[str, str]:
     """
     found = {name: text for name, text in environment.items() if name.startswith(_PREFIXES) or name in _VARIABLES}
     return {name: _HIDDEN if _SECRET_NAME.search(name) else _SECRET_VALUE.sub(_HIDDEN, _short(found[name])) for name in sorted(found)}
+
+
+def shown_version(name: str, version: str) -> str:
+    """Return a library's version with whether fxkernels was tested with it."""
+    from ..versions import TESTED
+
+    if name not in TESTED:
+        return version
+    return f"{version} (tested)" if version in TESTED[name] else f"{version} (not tested; {TESTED[name]} is)"
 
 
 def _devices() -> list[str]:
@@ -113,7 +126,8 @@ def _short(text: str) -> str:
 
 def _lines(value: dict[str, Any]) -> list[str]:
     lines = []
-    tables = {name: value[name] for name in ("versions", "directories", "variables")}
+    tables = {name: value[name] for name in ("directories", "variables")}
+    tables["versions"] = {name: shown_version(name, version) for name, version in value["versions"].items()}
     lists = {
         "system": [value["system"]],
         "devices": value["devices"],

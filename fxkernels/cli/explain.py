@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from .architectures import PREFIX
-from .factory import Arguments, FactoryError, described, load_target
+from .errors import FactoryError, described
+from .factory import Arguments, load_target
 
 if TYPE_CHECKING:
     from ..report.matrix import Matrix
-    from ..report.model import Report
+    from ..report.report import Report
     from ..target import Target
 
 

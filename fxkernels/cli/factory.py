@@ -1,4 +1,4 @@
-"""Loads the model that the user names, as ``module:factory`` or ``hf:architecture``, and says plainly what is wrong with it if need be."""
+"""Loads the model that the user names, as ``module:factory`` or ``hf:architecture``, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,21 @@ import difflib
 import importlib
 import inspect
 import sys
-import textwrap
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import click
 from torch import nn
 
-_LONGEST = 400
-"""Characters of a foreign error's message; Dynamo's have pages. The traceback has all of it."""
+from .architectures import PREFIX, load_architecture
+from .errors import FactoryError, described
 
 Arguments = tuple[Any, ...] | dict[str, Any]
 
 
-class FactoryError(click.ClickException):
-    """What the user named cannot be used: exit code 2 and one paragraph on stderr.
-
-    Its cause, where there is one, is what the user's code raised.
-    """
-
-    exit_code = 2
-
-
 def load_target(name: str, config: Sequence[str] = (), device: str = "meta") -> tuple[nn.Module, Arguments]:
-    """Return the model and example arguments that a user's TARGET stands for.
+    """Return the model and example arguments that a user's TARGET names.
 
     Args:
         name: ``module:factory``, or ``hf:`` and an architecture of transformers, which is built with random weights.
@@ -42,8 +30,6 @@ def load_target(name: str, config: Sequence[str] = (), device: str = "meta") -> 
     Raises:
         FactoryError: If there is no such target, or none with such a configuration.
     """
-    from .architectures import PREFIX, load_architecture
-
     if name.startswith(PREFIX):
         return load_architecture(name.removeprefix(PREFIX), config, device)
     if config:
@@ -72,16 +58,6 @@ def load_model(name: str) -> tuple[nn.Module, Arguments]:
     except (Exception, SystemExit) as error:
         raise FactoryError(f"{name} raised {described(error)}") from error
     return _checked(name, result)
-
-
-def described(error: BaseException) -> str:
-    """Return one line about an exception of somebody's code: its type, its message and the file and line that raised it."""
-    message = textwrap.shorten(str(error), _LONGEST, placeholder=" ...")
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    if isinstance(error, SyntaxError):  # its own text names the file and line, and the frames are the importer's
-        return text
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{text} (at {frames[-1].filename}:{frames[-1].lineno})" if frames else text
 
 
 def _import(module_name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""`fxkernels info`: what a kernel repository has, and which of its builds a target would get."""
+"""`fxkernels info`: the builds and layers of a kernel repository, and which build a target gets."""
 
 from __future__ import annotations
 
@@ -8,24 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .hub_command import Answer, answering, paragraph, size, state_options, target_of, target_option
+from ..hub import (
+    HubSnapshot,
+    LocalSnapshot,
+    Metadata,
+    RepositoryRequest,
+    Snapshot,
+    available_versions,
+    choose_variant,
+    is_layers_file,
+    is_repo_id,
+    listed_layers,
+    resolve,
+    variant_files,
+    why_not_arch,
+    why_not_trusted,
+)
+from .output import CommandOutput, paragraph, prints_output, request_options, size, target_of, target_option
 
 if TYPE_CHECKING:
-    from ..hub.builds.metadata import Metadata
-    from ..hub.snapshot import Snapshot
     from ..target import Target
 
 
 @click.command(short_help="Show a repository's builds and layers.")
 @click.argument("subject", metavar="REPO|DIRECTORY")
-@state_options
+@request_options
 @target_option
-@answering
-def info(subject: str, version: int | None, revision: str | None, target: str | None) -> Answer:
-    """Show which build of a kernel repository a target would get and why not the others, its metadata, and its layers.
+@prints_output
+def info(subject: str, version: int | None, revision: str | None, target: str | None) -> CommandOutput:
+    """Show which build of a kernel repository a target gets and why not the others, its metadata, and its layers.
 
-    Without --version or --revision, of the newest version. The layers are read from the source; nothing is run, so nobody has to be
-    trusted. The exit code is 1 if no build fits the target.
+    The default is the newest version. The layers are read from the source. Nothing is run, so no trust is needed. The exit code is 1 if no
+    build fits the target.
 
     \b
     Examples:
@@ -42,7 +56,7 @@ def info(subject: str, version: int | None, revision: str | None, target: str | 
         mark = "> " if build["name"] == chosen else "  "
         lines += paragraph(f"{build['name']}: {build['verdict']}", "    ", mark)
     if chosen is None:
-        return Answer(value, tuple(lines), f"{snapshot.where} has no build for {wanted}")
+        return CommandOutput(value, tuple(lines), f"{snapshot.where} has no build for {wanted}")
     metadata = snapshot.metadata(chosen)
     value["metadata"] = _described(metadata)
     value["layers"] = _layers(snapshot, chosen)
@@ -55,15 +69,10 @@ def info(subject: str, version: int | None, revision: str | None, target: str | 
         "layers, read from the source",
         *_layer_lines(value["layers"]),
     ]
-    return Answer(value, tuple(lines))
+    return CommandOutput(value, tuple(lines))
 
 
 def _opened(subject: str, version: int | None, revision: str | None) -> tuple[Snapshot, dict[str, Any], list[str]]:
-    from ..hub.builds.kernel_dependency import KernelDependency, is_repo_id
-    from ..hub.remote.download import HubSnapshot
-    from ..hub.remote.resolve import available_versions, resolve
-    from ..hub.remote.trust import why_not_trusted
-    from ..hub.snapshot import LocalSnapshot
 
     if not is_repo_id(subject):
         if not Path(subject).is_dir():
@@ -75,8 +84,8 @@ def _opened(subject: str, version: int | None, revision: str | None) -> tuple[Sn
         version = max(available_versions(subject), default=None)
         if version is None:
             raise click.UsageError(f"{subject} has no versions; name a branch, tag or commit with --revision")
-    request = KernelDependency(subject, version=version, revision=revision)
-    commit = resolve(subject, version=version, revision=revision)
+    request = RepositoryRequest(subject, version=version, revision=revision)
+    commit = resolve(request)
     publisher, reason = subject.split("/")[0], why_not_trusted(subject, commit)
     lines = [f"repository {request}", f"commit     {commit}"]
     lines += paragraph(f"{publisher}, trusted" if reason is None else f"{publisher}, not trusted: {reason}", " " * 11, "publisher  ")
@@ -85,7 +94,6 @@ def _opened(subject: str, version: int | None, revision: str | None) -> tuple[Sn
 
 def _builds(snapshot: Snapshot, target: Target) -> tuple[list[dict[str, str]], str | None]:
     from ..errors import RepositoryError
-    from ..hub.builds.variant_choice import choose_variant, why_not_arch
 
     choice = choose_variant(snapshot.variants(), target)
     verdicts = {rejected.name: rejected.reason for rejected in choice.rejected}
@@ -134,24 +142,19 @@ def _file_lines(snapshot: Snapshot, variant: str) -> list[str]:
 
 
 def _sizes(snapshot: Snapshot, variant: str) -> dict[str, int]:
-    """The size of each file of a build, by path in it, without downloading any."""
-    from ..hub.integrity.paths import variant_files
-    from ..hub.remote.download import HubSnapshot
+    """Return the size of each file of a build, by path in it. Nothing is downloaded."""
 
     if isinstance(snapshot, HubSnapshot):
-        return {path.split("/", 2)[2]: file.size for path, file in snapshot.files(variant).items()}
+        return {name: file.size for name, file in snapshot.files(variant).items()}
     directory = snapshot.directory(variant)
     return {path: file.stat().st_size for path, file in variant_files(directory, directory.parent.parent).items()}
 
 
 def _layers(snapshot: Snapshot, variant: str) -> list[dict[str, Any]]:
-    from ..hub.builds.layer_listing import is_layers_file, listed_layers
-    from ..hub.remote.download import HubSnapshot
 
     names = [name for name in _sizes(snapshot, variant) if is_layers_file(name)]
     if isinstance(snapshot, HubSnapshot):
-        listed = snapshot.files(variant)
-        paths = list(snapshot.fetch({path: listed[path] for path in (f"build/{variant}/{name}" for name in names)}).values())
+        paths = list(snapshot.fetch(variant, names).values())
     else:
         paths = [snapshot.directory(variant) / name for name in names]
     return [dataclasses.asdict(layer) for layer in listed_layers(path.read_text(encoding="utf-8", errors="replace") for path in paths)]

@@ -1,20 +1,20 @@
-"""`fxkernels numerics`: how far each kernel of a model is from the layer whose place it takes."""
+"""`fxkernels numerics`: how far each kernel of a model is from the layer that it replaces."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 import torch
 from torch import nn
 
+from .errors import FactoryError, described
 from .explain import target_arguments
-from .factory import Arguments, FactoryError, described, load_target
+from .factory import Arguments, load_target
 
 if TYPE_CHECKING:
-    from ..report.model import Report
-    from ..report.numerics import Numerics
+    from ..culprit.deviations import Numerics
 
 
 @click.command(short_help="Rank a model's kernels by how far they are off.")
@@ -35,7 +35,7 @@ def numerics(
       fxkernels numerics hf:llama --config num_hidden_layers=2
     """
     if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
-        raise FactoryError(f"{plot} is to be an .svg file in a folder that exists")
+        raise FactoryError(f"{plot} has to be an .svg file in a folder that exists")
     torch.manual_seed(0)
     model, arguments = load_target(target, config, device="cpu")
     if mode is not None:
@@ -49,17 +49,18 @@ def numerics(
 
 def _measured(name: str, model: nn.Module, arguments: Arguments, builtin: bool, unverified: bool, show_traceback: bool) -> Numerics:
     from .. import kernelize
+    from .. import numerics as measure
     from ..builtin import builtin_mapping
+    from ..capture._torch import unlogged_fakes
     from ..mapping import KernelMapping, current_mapping
 
     mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
     args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     try:
         run: Any = kernelize(model, mapping=mapping, verify="off" if unverified else None)
-        with torch.no_grad():
+        with torch.no_grad(), unlogged_fakes():
             run(*args, **kwargs)
-        report = cast("Report", run.report)
-        return report.numerics(run, *args, **kwargs)
+        return measure(run, *args, **kwargs)
     except Exception as error:  # the user's model, and what kernelize says of it
         if show_traceback:
             raise

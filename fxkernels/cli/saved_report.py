@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..report.model import Report
+    from ..report.report import Report
 
 
 class SavedReportError(click.ClickException):
@@ -18,7 +18,7 @@ class SavedReportError(click.ClickException):
 
 def saved_report(context: click.Context, parameter: click.Parameter, value: str) -> Report:
     """Return the report in the file that an argument names; the callback of such an argument. ``-`` is standard input."""
-    from ..report.model import Report
+    from ..report.report import Report
 
     place = "standard input" if value == "-" else value
     try:

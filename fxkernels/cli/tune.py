@@ -9,8 +9,9 @@ import click
 import torch
 from torch import nn
 
+from .errors import FactoryError, described
 from .explain import target_arguments
-from .factory import Arguments, FactoryError, described, load_target
+from .factory import Arguments, load_target
 
 if TYPE_CHECKING:
     from ..selection.tuned_plan import TunedPlan

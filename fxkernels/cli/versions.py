@@ -1,17 +1,18 @@
-"""`fxkernels versions`: the versions of a kernel repository and the commits that they are."""
+"""`fxkernels versions`: the versions of a kernel repository and their commits."""
 
 from __future__ import annotations
 
 import click
 
-from .hub_command import Answer, answering
+from ..hub import CachedRepository, available_versions
+from .output import CommandOutput, prints_output
 
 
 @click.command(short_help="List the versions of a kernel repository.")
 @click.argument("repo_id", metavar="REPO")
-@answering
-def versions(repo_id: str) -> Answer:
-    """List the versions of a kernel repository and the commit that each one is now.
+@prints_output
+def versions(repo_id: str) -> CommandOutput:
+    """List the versions of a kernel repository with their current commits.
 
     With HF_HUB_OFFLINE=1, the versions that were resolved before. The exit code is 1 if there are none.
 
@@ -20,8 +21,6 @@ def versions(repo_id: str) -> Answer:
       fxkernels versions kernels-community/activation
       fxkernels versions kernels-community/activation --json
     """
-    from ..hub.remote.cache import CachedRepository
-    from ..hub.remote.resolve import available_versions
 
     found = available_versions(repo_id)
     cached = set(CachedRepository.of(repo_id).commits())
@@ -30,5 +29,5 @@ def versions(repo_id: str) -> Answer:
     entries = [{"version": version, "commit": commit, "cached": commit in cached} for version, commit in found.items()]
     value = {"repository": repo_id, "versions": entries}
     if not found:
-        return Answer(value, (), f"{repo_id} has no versions (branches v1, v2 ...); name a branch, tag or commit with --revision")
-    return Answer(value, tuple(lines))
+        return CommandOutput(value, (), f"{repo_id} has no versions (branches v1, v2 ...); name a branch, tag or commit with --revision")
+    return CommandOutput(value, tuple(lines))

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..errors import FxKernelsError, KernelRuntimeError
 from ..kernels.call import KernelCall
-from ..report.model import CallReport, Report
-from ..symbolic import kernelize_symbolically
+from ..report.model import CallReport
+from ..report.report import Report
 from .culprit import Culprit
 from .instruments import Asked, by_the_layer, instrumented
 from .untouched import Untouched
@@ -55,7 +55,7 @@ def bisect(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any]
         raise TypeError("args= is a tuple of positional arguments: bisect(model, (x,), check=...)")
     asked = Asked.of(model, options)
     asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, fuel=None))
-    runs = _Runs(_Symbolic(asked) if asked.target is not None else _Captured(asked), Untouched(asked.model, args, kwargs or {}), check)
+    runs = _Runs(_Captured(asked), Untouched(asked.model, args, kwargs or {}), check)
     failure = runs.failure(None)
     calls = {call.key: call for call in runs.model.report.calls if any(decision.status == "rewritten" for decision in call.decisions)}
     if not calls:
@@ -92,7 +92,7 @@ def _culprit(call: CallReport, earlier: tuple[str, ...], failure: str, alone: bo
 class _Runs:
     """Runs of a model with some of its kernels, and what the check said."""
 
-    def __init__(self, model: _Captured | _Symbolic, untouched: Untouched, check: Check) -> None:
+    def __init__(self, model: _Captured, untouched: Untouched, check: Check) -> None:
         self.model, self._untouched, self._check = model, untouched, check
         self.count = 0
 
@@ -128,20 +128,3 @@ class _Captured:
 
     def _switched(self, call: KernelCall, inputs: tuple[Any, ...]) -> Any:
         return call(*inputs) if self._on is None or call.path in self._on else by_the_layer(call, inputs)
-
-
-class _Symbolic:
-    """A model that is traced symbolically; it is made anew for each choice of kernels."""
-
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self.report = Report(pending=True, capture="symbolic")
-
-    def run(self, keys: frozenset[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        asked = self._asked
-        assert asked.target is not None
-        module: Any = kernelize_symbolically(asked.model, dataclasses.replace(asked.options, calls=keys), asked.target)
-        try:
-            return module(*args, **kwargs)
-        finally:
-            self.report = self.report if self.report.calls else module.report  # the first run's, which has all kernels

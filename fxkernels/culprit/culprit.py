@@ -57,7 +57,7 @@ class Culprit:
                 f"  found   in {self.runs} runs, among {self.calls} calls with kernels",
                 f"  alone   {self._alone}",
                 "What next:",
-                "  measure it    print(kernelized.report.numerics(kernelized, *args))",
+                "  measure it    print(fxkernels.numerics(kernelized, *args))",
                 f'  leave it out  hubkernels(exclude="{self.path}")',
                 *self._ways_to_keep_it_out,
                 f"  by hand       FXKERNELS_FUEL={before} still passes, FXKERNELS_FUEL={before + 1} fails",

@@ -1,4 +1,4 @@
-"""Graphs with something in the places of their kernels: captured and planned as always, and run as they are."""
+"""Graphs in which an instrument runs instead of each kernel: captured and planned as always, and run without an inner compiler."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from torch import fx, nn
 
 from ..backend import HubKernels
 from ..capture import _torch
-from ..capture.call_gate import KERNELIZED
 from ..capture.clone import clone_module
+from ..capture.dynamo import KERNELIZED
 from ..kernelized import Kernelized
 from ..kernels.call import KernelCall
 from ..options import Options
 from ..passes.pipeline import graph_modules
-from ..symbolic import SYMBOLIC_OPTIONS
-from ..target import Target
 from ..transform import kernelize, original
 
 Instrument = Callable[[KernelCall, tuple[Any, ...]], Any]
@@ -32,12 +30,10 @@ class Asked:
     Args:
         model: The model without kernels.
         options: What was asked of the backend.
-        target: What its kernels were chosen for, if it is kernelized symbolically; else None.
     """
 
     model: nn.Module
     options: Options
-    target: Target | None = None
 
     @staticmethod
     def of(model: nn.Module, options: dict[str, Any]) -> Asked:
@@ -61,7 +57,7 @@ class Asked:
 
 
 def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., Any], HubKernels]:
-    """Return a model that runs an instrument in the place of each kernel, captured by Dynamo at the first call, and its backend."""
+    """Return a model that runs an instrument instead of each kernel, captured by Dynamo at the first call, and its backend."""
     clone = clone_module(asked.model).module
     backend = HubKernels(asked.options)
     for path, module in clone.named_modules():
@@ -102,22 +98,15 @@ class _InPlaceOf:
 
 
 def by_the_layer(call: KernelCall, inputs: tuple[Any, ...]) -> Any:
-    """Return what the original layer returns in the place of the kernel: one tensor, or a tuple of them."""
+    """Return what the original layer returns instead of the kernel: one tensor, or a tuple of them."""
     outputs = call.reference(*inputs)
     return outputs[0] if len(outputs) == 1 else outputs
 
 
 def _made_with(model: nn.Module) -> Asked | None:
     """What `kernelize` was asked for when it made this model."""
-    attributes = vars(model)
-    if KERNELIZED in attributes:
-        kernelized: Kernelized = attributes[KERNELIZED]
-        return Asked(_in_the_mode_of(model), kernelized.backend.options)
-    if SYMBOLIC_OPTIONS in attributes:
-        options: Options = attributes[SYMBOLIC_OPTIONS]
-        device = options.device or next(tensor.device.type for tensor in (*model.parameters(), *model.buffers()))
-        return Asked(_in_the_mode_of(model), options, Target.of_machine(device))
-    return None
+    kernelized: Kernelized | None = vars(model).get(KERNELIZED)
+    return Asked(_in_the_mode_of(model), kernelized.backend.options) if kernelized is not None else None
 
 
 def _in_the_mode_of(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from ..fusion import Fusion
+from ..fusion import Fusion, known_fusions
 
 
 def _shipped() -> Iterator[type[Fusion]]:
@@ -21,3 +21,8 @@ def _shipped() -> Iterator[type[Fusion]]:
 
 SHIPPED: tuple[type[Fusion], ...] = tuple(_shipped())
 """The shipped fusions, in the order of their files."""
+
+
+def current_fusions() -> dict[str, type[Fusion]]:
+    """Return the fusions in force here by layer name: those that ship, the registered ones, and those of active contexts."""
+    return {fusion.layer_name: fusion for fusion in (*SHIPPED, *known_fusions())}

@@ -1,30 +1,77 @@
 """Kernel repositories: on this machine or on the Hub, from finding the build that fits a target to importing it.
 
-Here are the values that stand in a mapping (`repository`, `layer_repository`, `locked_repository`) and the way from one of them to a layer:
-`opening` (where the repository is, and whether its code may run; `overrides` puts a directory in its place), `snapshot` (a repository in
-one state), `loading` (choose, check, fetch, verify, import). The rooms behind it: `builds` (what a repository has), `remote` (the Hub and
-its cache), `integrity` (that the files are the right ones), `importing` (a build as a module), `locks` (lock files).
+`layer_repository` has the values of a mapping, and `restricted` the same values under a lock or without the network. `loading` leads from
+one of them to a layer: open, choose, check, fetch, import. `request` is the name of a repository in a state, `snapshot` the repository in
+that state, `overrides` a directory of the user that replaces it. `verification` checks what is in the cache.
 
-What a kernel layer has to look like is the business of `fxkernels.kernels`.
+The rooms behind them: `builds` (names, metadata, files and digests of a build), `remote` (the Hub and its cache), `importing` (a build as a
+module), `locks` (lock files). `fxkernels.kernels` checks what a kernel layer has to look like.
 """
 
 from __future__ import annotations
 
+from .builds.layer_listing import ListedLayer, is_layers_file, listed_layers
 from .builds.metadata import Metadata, read_metadata
-from .builds.variant_choice import RejectedVariant, VariantChoice, choose_variant
+from .builds.paths import variant_files
+from .builds.variants import RejectedVariant, VariantChoice, choose_variant, why_not_arch
+from .importing.dependencies import get_kernel_dep
 from .importing.importer import import_variant
-from .layer_repository import LayerRepository
-from .locked_repository import LockedLayerRepository
-from .repository import LocalLayerRepository
+from .layer_repository import LayerRepository, LocalLayerRepository, LockedLayerRepository, machine
+from .loading import choose_build, open_commit
+from .locks.lock import Lock
+from .locks.lock_file import LOCK_FILE, read_lock, write_lock
+from .locks.locked_snapshot import open_locked
+from .locks.locking import lock_kernels, required_kernels
+from .remote.cache import CachedRepository
+from .remote.hub_snapshot import HubSnapshot
+from .remote.resolve import available_versions, forget_resolved, resolve
+from .remote.trust import why_not_trusted
+from .request import RepositoryRequest, is_repo_id
+from .restricted import CacheOnlyRepository, LockOnlyRepository, lock_of
+from .snapshot import LocalSnapshot, Snapshot
+from .verification import BuildStatus, verify_cached, verify_directory, verify_lock
 
 __all__ = [
+    "LOCK_FILE",
+    "BuildStatus",
+    "CacheOnlyRepository",
+    "CachedRepository",
+    "HubSnapshot",
     "LayerRepository",
+    "ListedLayer",
     "LocalLayerRepository",
+    "LocalSnapshot",
+    "Lock",
+    "LockOnlyRepository",
     "LockedLayerRepository",
     "Metadata",
     "RejectedVariant",
+    "RepositoryRequest",
+    "Snapshot",
     "VariantChoice",
+    "available_versions",
+    "choose_build",
     "choose_variant",
+    "forget_resolved",
+    "get_kernel_dep",
     "import_variant",
+    "is_layers_file",
+    "is_repo_id",
+    "listed_layers",
+    "lock_kernels",
+    "lock_of",
+    "machine",
+    "open_commit",
+    "open_locked",
+    "read_lock",
     "read_metadata",
+    "required_kernels",
+    "resolve",
+    "variant_files",
+    "verify_cached",
+    "verify_directory",
+    "verify_lock",
+    "why_not_arch",
+    "why_not_trusted",
+    "write_lock",
 ]

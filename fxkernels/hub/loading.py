@@ -1,9 +1,9 @@
-"""From a snapshot to the class of a layer: the build that fits, what it needs, that it is the published one, its import."""
+"""From the name of a repository to the class of a layer: open it, choose the build that fits, check and fetch it, import it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from torch import nn
@@ -12,15 +12,49 @@ from ..errors import RepositoryError
 from ..kernels.layer import KernelIdentity, KernelLayer
 from ..target import Target
 from .builds.constraints import declared_constraints
-from .builds.kernel_dependency import KernelDependency
 from .builds.metadata import Metadata
 from .builds.requirements import check_requirements
-from .builds.variant_choice import RejectedVariant, choose_variant, why_not_arch
+from .builds.variants import RejectedVariant, choose_variant, why_not_arch
 from .importing.dependency_tree import Build, import_build
-from .snapshot import LAYOUT, Snapshot
+from .overrides import local_override
+from .remote.hub_snapshot import HubSnapshot
+from .remote.resolve import resolve
+from .remote.trust import require_trust
+from .request import RepositoryRequest
+from .snapshot import LAYOUT, LocalSnapshot, Snapshot
 
-Open = Callable[[KernelDependency], Snapshot]
-"""What finds the repository that a kernel depends on. It has decided already whether that one's code may run."""
+Open = Callable[[RepositoryRequest], Snapshot]
+"""Opens a repository that a kernel depends on. It checks whether that one's code may run."""
+
+
+def open_repository(request: RepositoryRequest, trust_remote_code: bool | Sequence[str]) -> LocalSnapshot | HubSnapshot:
+    """Return a repository in the requested state: the user's override, or else the Hub's, if its code may run.
+
+    Of a repository on the Hub, only the commit and the publisher are asked for.
+
+    Args:
+        request: The repository, and its version or revision.
+        trust_remote_code: See `fxkernels.hub.remote.trust`.
+
+    Raises:
+        RepositoryError: With code ``untrusted`` if its code may not run; as `fxkernels.hub.remote.resolve.resolve` if it cannot be found.
+        ValueError: If ``FXKERNELS_LOCAL`` is malformed.
+    """
+    directory = local_override(request.repo_id)
+    if directory is not None:
+        return LocalSnapshot(directory, overrides=request.repo_id)
+    return open_commit(request, trust_remote_code)
+
+
+def open_commit(request: RepositoryRequest, trust_remote_code: bool | Sequence[str]) -> HubSnapshot:
+    """Return a repository on the Hub at the commit of a request, if its code may run.
+
+    Raises:
+        RepositoryError: As `open_repository`.
+    """
+    commit = resolve(request)
+    require_trust(request.repo_id, commit, trust_remote_code)
+    return HubSnapshot(request.repo_id, commit)
 
 
 def load_layer(
@@ -29,27 +63,26 @@ def load_layer(
     target: Target,
     *,
     dependencies: Open,
-    override: str | None = None,
     when: tuple[str, ...] = (),
 ) -> KernelLayer:
     """Return a layer of the build that fits `target`.
 
     Args:
-        snapshot: The repository in one state. Whether its code may run was decided before.
+        snapshot: The repository in one state, whose code may run.
         layer_name: Name of the class in the repository's ``layers``.
         target: What the kernel is for.
-        dependencies: Finds the repositories that the build, or one that it depends on, asks for during its import.
-        override: The directory that stands in for the repository, by the user's own declaration; for the report.
-        when: Constraints on the calls for which it is used, besides those that the build declares.
+        dependencies: Opens the repositories that the build depends on, directly or indirectly.
+        when: Constraints on the calls for which it is used, in addition to those that the build declares.
 
     Raises:
         RepositoryError: With code ``no_variant`` if no build fits, naming the reason for each; ``digest`` if a file is not the published
-            one; ``offline`` if something has to be fetched and cannot be; ``load_error`` if the repository is not in Hub layout, needs
-            something that is not installed, declares constraints that are none, cannot be imported or does not have the layer.
+            one; ``offline`` if a file is not in the cache and cannot be fetched; ``load_error`` if the repository is not in Hub layout,
+            needs a package that is not installed, declares malformed constraints, cannot be imported or does not have the layer.
     """
     variant, build = find_build(snapshot, target)
-    declared = declared_constraints(build.directory, build.metadata)
+    declared = declared_constraints(build.directory, build.metadata.constraints)
     module = import_build(build, lambda dependency: find_build(dependencies(dependency), target)[1])
+    override = str(snapshot.path) if isinstance(snapshot, LocalSnapshot) and snapshot.overrides is not None else None
     identity = KernelIdentity(snapshot.name, snapshot.revision, layer_name, variant, override)
     layer = _layer(module, layer_name, snapshot.where)
     for name in declared:
@@ -58,7 +91,7 @@ def load_layer(
 
 
 def find_build(snapshot: Snapshot, target: Target) -> tuple[str, Build]:
-    """Return the name of the best build for `target`, and the build: what it needs is there, and its files are the published ones.
+    """Return the name of the best build for `target`, and the build, with its requirements checked and its files verified.
 
     Raises:
         RepositoryError: As `load_layer`.
@@ -95,7 +128,7 @@ def _layer(module: ModuleType, layer_name: str, where: str) -> type[nn.Module]:
         raise RepositoryError("load_error", f"{where} has no layers: {module.__file__} does not import a module named layers")
     layer = getattr(layers, layer_name, None)
     if isinstance(layer, type):
-        cls: type[nn.Module] = layer  # whether it is one is the contract's first gate
+        cls: type[nn.Module] = layer  # the contract's first gate checks that it is one
         return cls
     problem = "has no layer" if layer is None else f"has a {type(layer).__name__}, not a class, for the layer"
     raise RepositoryError("load_error", f"{where} {problem} {layer_name}; {_suggestion(module, layers, layer_name)}")

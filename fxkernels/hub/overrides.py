@@ -1,7 +1,7 @@
-"""Local overrides: the user's own copy of a repository in the place of the one on the Hub.
+"""Local overrides: directories of the user that replace repositories on the Hub, for work on a kernel.
 
-``FXKERNELS_LOCAL="acme/norms=/home/me/norms,acme/rotary=../rotary"`` is for whoever works on a kernel. It is the user's own declaration, so
-neither trust nor digests are asked for; in exchange it is never quiet: it is logged, and every report names it.
+``FXKERNELS_LOCAL="acme/norms=/home/me/norms,acme/rotary=../rotary"`` is the user's own declaration, so neither trust nor digests are
+checked. It is never silent: it is logged, and every report names it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _log = logging.getLogger("fxkernels")
 
 
 def local_override(repo_id: str) -> Path | None:
-    """Return the directory that the environment puts in the place of a repository; None if it puts none there.
+    """Return the directory that replaces a repository; None if there is none.
 
     Raises:
-        ValueError: If ``FXKERNELS_LOCAL`` is malformed, whichever repository it is about.
+        ValueError: If ``FXKERNELS_LOCAL`` is malformed, also in an entry about another repository.
         RepositoryError: With code ``load_error``, if the directory does not exist.
     """
     value = os.environ.get(VARIABLE, "")
@@ -33,7 +33,7 @@ def local_override(repo_id: str) -> Path | None:
         return None
     directory = Path(path).expanduser().absolute()
     if not directory.is_dir():
-        raise RepositoryError("load_error", f"{VARIABLE} puts {directory} in the place of {repo_id}, and that is not a directory")
+        raise RepositoryError("load_error", f"{VARIABLE} replaces {repo_id} with {directory}, which is not a directory")
     _warn_once(repo_id, directory)
     return directory
 

@@ -1,4 +1,4 @@
-"""A kernel repository in one state. What comes after it is the same for a directory, the Hub and a lock file."""
+"""A kernel repository in one state: a directory, a commit on the Hub (`HubSnapshot`) or what a lock has (`LockedSnapshot`)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import RepositoryError
-from .builds.metadata import Digests, Metadata, read_metadata
-from .integrity.digests import verify_files
-from .integrity.paths import variant_files
+from .builds.digests import Digests, verify_files
+from .builds.metadata import Metadata, read_metadata
+from .builds.paths import BUILD, variant_files
 
 LAYOUT = "<repository>/build/<variant>/{metadata.json, __init__.py, layers.py}, e.g. build/torch-universal/"
 
 
 class Snapshot(Protocol):
-    """A repository in one state, from which nothing was imported yet."""
+    """A repository in one state, of which nothing was imported yet."""
 
     @property
     def name(self) -> str:
@@ -27,19 +27,19 @@ class Snapshot(Protocol):
 
     @property
     def where(self) -> str:
-        """How errors name it so that one can find it."""
+        """How errors name it, with its place."""
 
     def variants(self) -> tuple[str, ...]:
         """The names of its builds."""
 
     def metadata(self, variant: str) -> Metadata:
-        """Return what a build says about itself; nothing else of the build is fetched."""
+        """Return a build's metadata; nothing else of the build is fetched."""
 
     def directory(self, variant: str) -> Path:
-        """Return where a build is, with all its files, fetched if need be. What they hold is not yet verified."""
+        """Return a build's directory, with all its files, fetched if need be. They are not yet verified."""
 
     def verify(self, variant: str) -> Digests | None:
-        """Check the files of a build against the digests that are known of them; return those from its metadata or a lock.
+        """Check the files of a build against their known digests; return the digests from its metadata or a lock.
 
         Raises:
             RepositoryError: With code ``digest``, naming the file that was changed, is missing or does not belong there.
@@ -52,16 +52,16 @@ class LocalSnapshot:
 
     Args:
         path: The directory that has ``build/`` in it.
-        stands_for: The repository on the Hub in whose place it is used. The digests in its metadata are then not checked: somebody is
-            working on its files.
+        overrides: The repository on the Hub that it replaces. The digests in its metadata are then not checked: its files are being
+            edited.
     """
 
     path: Path
-    stands_for: str | None = None
+    overrides: str | None = None
 
     @property
     def name(self) -> str:
-        return self.stands_for or self.path.name
+        return self.overrides or self.path.name
 
     @property
     def revision(self) -> None:
@@ -69,10 +69,10 @@ class LocalSnapshot:
 
     @property
     def where(self) -> str:
-        return str(self.path) if self.stands_for is None else f"{self.stands_for} (local override {self.path})"
+        return str(self.path) if self.overrides is None else f"{self.overrides} (local override {self.path})"
 
     def variants(self) -> tuple[str, ...]:
-        build = self.path / "build"
+        build = self.path / BUILD
         if not build.is_dir():
             found = "has no build/ directory" if self.path.is_dir() else "is not a directory"
             raise RepositoryError("load_error", f"{self.path} {found}; a kernel repository looks like this: {LAYOUT}")
@@ -82,11 +82,11 @@ class LocalSnapshot:
         return read_metadata(self.directory(variant))
 
     def directory(self, variant: str) -> Path:
-        return self.path / "build" / variant
+        return self.path / BUILD / variant
 
     def verify(self, variant: str) -> Digests | None:
         directory = self.directory(variant)
         files = variant_files(directory, self.path)
-        digest = read_metadata(directory).digest if self.stands_for is None else None
+        digest = read_metadata(directory).digest if self.overrides is None else None
         verify_files(files, digest, str(directory))
         return digest

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from ..byte_code import loaded_variable
 from .layer import KernelLayer
 
 UNKNOWN = "*"
@@ -214,7 +215,6 @@ def _from_instructions(code: CodeType, own_name: str) -> _Use:
     read: set[str] = set()
     writes: dict[str, Write] = {}
     for inner in _codes(code, own_name):
-        # How Python 3.11 to 3.14 load a variable: LOAD_FAST, LOAD_FAST_BORROW, LOAD_FAST_LOAD_FAST (the second one is on top), LOAD_DEREF.
         previous = copied = False
         for step in dis.get_instructions(inner):
             if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and previous:
@@ -224,17 +224,13 @@ def _from_instructions(code: CodeType, own_name: str) -> _Use:
             elif step.opname in ("STORE_ATTR", "DELETE_ATTR") and previous:
                 writes[step.argval] = _write(step, inner)
             copied = step.opname == "COPY" and previous
-            previous = copied or (step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and _top(step.argval) == own_name)
+            previous = copied or loaded_variable(step) == own_name
     return _Use(frozenset(read), frozenset(writes), tuple(writes.values()))
 
 
 def _write(step: dis.Instruction, code: CodeType) -> Write:
     line = step.positions.lineno if step.positions is not None else code.co_firstlineno
     return Write(f"self.{step.argval}", f"{Path(code.co_filename).name}:{line}")
-
-
-def _top(value: Any) -> Any:
-    return value[-1] if isinstance(value, tuple) else value
 
 
 def _codes(code: CodeType, own_name: str) -> Iterator[CodeType]:

@@ -100,7 +100,8 @@ def load_kernel_layer(repository: Any, target: Target) -> KernelLayer:
         # Foreign code behind a documented protocol: whatever it raises is "this repository cannot be loaded", with its own words.
         raise RepositoryError("load_error", f"{_name(repository)} cannot be loaded: {type(error).__name__}: {error}") from error
     if isinstance(loaded, KernelLayer):
-        return replace(loaded, source=(repository, target))
+        # A repository that wraps another one hands on what that one has loaded, with its source.
+        return loaded if loaded.source is not None else replace(loaded, source=(repository, target))
     if not isinstance(loaded, type):
         raise RepositoryError("load_error", f"{_name(repository)}.load() returned {loaded!r}; it must return a subclass of nn.Module")
     layer = said_by(repository, "layer_name") or loaded.__name__

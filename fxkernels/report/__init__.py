@@ -1,4 +1,4 @@
-"""What happened to every layer call: the report as a value (`model`), how it comes about (`recorder`), and how it is shown.
+"""What happened to every layer call: the data (`model`), its face for users (`report`), where it is collected (`recorder`), and renderings.
 
-Renderings compute no facts; what they show stands in the value.
+Renderings know the data only, and compute no facts.
 """

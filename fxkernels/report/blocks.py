@@ -19,7 +19,7 @@ class Block:
     Args:
         label: Its name below the block around it, e.g. ``layers.{0..31}`` or ``self_attn.rotary_pos_emb``.
         depth: How many names of its calls' module paths lead to it.
-        repeat: How many equal modules it stands for.
+        repeat: How many equal modules it represents.
         calls: Its calls, those of its parts among them. Calls inside a rewritten one are not drawn.
         parts: The blocks in it, in the order of their first calls; none for the calls of one layer.
         shortened: Whether it has parts that are not shown.
@@ -191,7 +191,7 @@ def _with_outer(block: Block, outer: tuple[Block, ...]) -> Iterator[tuple[Block,
 
 
 def _repeated(around_source: Sequence[Block], around_target: Sequence[Block], source: list[str], target: list[str]) -> Block | None:
-    """The outermost block that has both calls, but in different ones of the modules that it stands for."""
+    """The outermost block that has both calls, but in different ones of the modules that it represents."""
     for one, other in zip(around_source, around_target, strict=False):
         if one is not other:
             return None

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .fold import differing_decisions, repeated_paths
-from .model import CallReport, Report
-from .outcome import Message, first_message, nameless, outcome_of, reason_of
+from .fold import (
+    Message,
+    differing_decisions,
+    first_message,
+    fold_alike,
+    folded_message,
+    nameless,
+    outcome_of,
+    reason_of,
+    repeated_paths,
+)
+from .model import CallReport, ReportData
+
+_NARROWEST = 40
 
 Aspects = dict[str, str | tuple[str, ...]]
 
@@ -66,7 +79,7 @@ class Comparison:
     """What is different between two reports. True in a condition if anything is.
 
     Compared is what the reports say of versions, targets and captures, and of each call by its newest decision: status, kernel, reasons,
-    inputs, operations, and what earlier graphs decided otherwise. Names of nodes and lines of source files are not compared.
+    inputs, operations, and what earlier graphs decided differently. Names of nodes and lines of source files are not compared.
 
     Args:
         versions: Libraries of other versions.
@@ -101,12 +114,10 @@ class Comparison:
         return tuple(change for change in self.calls if change.gained)
 
     def __str__(self) -> str:
-        from .compare_text import render_comparison
-
         return render_comparison(self)
 
 
-def compare(before: Report, after: Report) -> Comparison:
+def compare(before: ReportData, after: ReportData) -> Comparison:
     """Return what is different in `after`; this is what `Report.compare` returns."""
     old, new = ({call.key: call for call in report.calls} for report in (before, after))
     pairs = [(old.get(key), call) for key, call in new.items()] + [(call, None) for key, call in old.items() if key not in new]
@@ -183,13 +194,13 @@ def _aspects(calls: Sequence[CallReport], message: Message) -> Aspects:
 # --- reports as a whole -----------------------------------------------------------------------------------------------------------------
 
 
-def _capture_differences(before: Report, after: Report) -> Iterator[Difference]:
+def _capture_differences(before: ReportData, after: ReportData) -> Iterator[Difference]:
     yield from _mapping_differences(_about(before), _about(after))
     yield from (Difference("note", note, "") for note in before.notes if note not in after.notes)
     yield from (Difference("note", "", note) for note in after.notes if note not in before.notes)
 
 
-def _about(report: Report) -> dict[str, str]:
+def _about(report: ReportData) -> dict[str, str]:
     # Graphs are not in a report that was saved, so they are counted by what calls say of them.
     graphs = {decision.graph for call in report.calls for decision in call.decisions if decision.graph >= 0}
     return {
@@ -214,3 +225,75 @@ def _shown(before: str | tuple[str, ...], after: str | tuple[str, ...]) -> tuple
     lines = [(side,) if isinstance(side, str) else side for side in (before, after)]
     number = next((n for n, (first, second) in enumerate(zip(*lines, strict=False)) if first != second), min(map(len, lines)))
     return "".join(lines[0][number : number + 1]), "".join(lines[1][number : number + 1])
+
+
+# --- text -------------------------------------------------------------------------------------------------------------------------------
+
+
+def render_comparison(comparison: Comparison, width: int | None = None, head: str | None = None) -> str:
+    """Return the comparison as text; this is what ``print(report.compare(other))`` shows.
+
+    Args:
+        comparison: The comparison.
+        width: Columns; by default those of the terminal, 80 where there is none.
+        head: The first line; by default the `summary`.
+    """
+    width = max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns if width is None else width)
+    lines = [summary(comparison) if head is None else head]
+    for title, differences in (("versions", comparison.versions), ("captures", comparison.captures)):
+        lines += [title] if differences else []
+        lines += [f"  {_difference(difference)}" for difference in differences]
+    lines += ["calls"] if comparison.calls else []
+    lines += (f"  {line}" for line in _call_lines(comparison))
+    return "\n".join(piece for line in lines for piece in _wrapped(line, width))
+
+
+def _call_lines(comparison: Comparison) -> Iterator[str]:
+    """One line for each fold of calls that changed alike, and an indented one for each thing more that is different in it."""
+    by_key = {change.call.key: change for change in comparison.calls}
+    for fold in fold_alike((change.call for change in comparison.calls), lambda call: _alike(by_key[call.key]), comparison.repeated):
+        members = [by_key[call.key] for call in fold.calls]
+        mark = "+ " if members[0].before is None else "- " if members[0].after is None else ""
+        name = f"{mark}{fold.name}"
+        first, *others = differences_of(members, folded_message)
+        if first.what:
+            yield name
+            others = [first, *others]
+        else:
+            yield f"{name}: {' -> '.join(filter(None, (first.before, first.after)))}"
+        yield from (f"    {_difference(difference)}" for difference in others)
+
+
+def summary(comparison: Comparison) -> str:
+    """Return one line: how many calls changed, and what else is different."""
+    if not comparison:
+        return f"no difference: {_count(comparison.alike, 'call is', 'calls are')} decided alike"
+    new = sum(change.before is None for change in comparison.calls)
+    gone = sum(change.after is None for change in comparison.calls)
+    changed = len(comparison.calls) - new - gone
+    total = comparison.alike + len(comparison.calls)
+    parts = [f"{changed} of {_count(total, 'call', 'calls')} decided differently"]
+    parts += [f"{new} new"] if new else []
+    parts += [f"{gone} gone"] if gone else []
+    parts += ["other versions"] if comparison.versions else []
+    parts += ["other captures"] if comparison.captures else []
+    return ", ".join(parts)
+
+
+def _alike(change: CallChange) -> tuple[object, ...]:
+    return (change.before is None, change.after is None, differences_of([change], nameless))
+
+
+def _difference(difference: Difference) -> str:
+    if difference.what == "note":
+        return f"+ note: {difference.after}" if difference.after else f"- note: {difference.before}"
+    return f"{difference.what}: {difference.before or 'none'} -> {difference.after or 'none'}"
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

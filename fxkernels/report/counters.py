@@ -1,8 +1,8 @@
 """Run-time counters: how often each layer call has run its kernel, the original layer, and the original's recomputed gradient.
 
-A compiled graph runs no Python of ours, so nothing inside it could count. But each run of a graph runs all calls in it once, and each
-backward through it takes all their gradients once. So what is counted are runs of graphs, at their doors, and whoever asks gets that by
-call. It costs one call of a small function per run of a graph, where counters were asked for, and nothing where they were not.
+A compiled graph runs no Python of ours, so nothing inside it can count. But each run of a graph runs all calls in it once, and each
+backward through it takes all their gradients once. So runs of graphs are counted, around the graph, and reported for each call. With
+``counters=True`` a run of a graph costs one call of a small function more; without, nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RunCounters(Mapping[str, Counter[str]]):
 
 
 def counted(compiled: Callable[..., Any], entries: Iterable[tuple[RunCounters | None, str, Decision]]) -> Callable[..., Any]:
-    """Return a compiled graph that counts its runs; the very same one if nobody counts.
+    """Return a compiled graph that counts its runs; the very same one if there are no counters.
 
     Args:
         compiled: Runs the graph.

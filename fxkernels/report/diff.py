@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import replace
 
+from ..kernels.describe import Operation
 from .fold import Fold, fold_calls, folded_message, number_set
-from .location import short_location
-from .model import CallReport, GraphDecision, Report
-from .operation import Operation
+from .model import CallReport, GraphDecision, ReportData
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 
 
-def render_diff(report: Report) -> str:
+def render_diff(report: ReportData) -> str:
     """Return the report as a unified diff whose hunks are layer calls; this is what `Report.diff` returns.
 
-    Identical calls share a hunk, ``@@ layers.{0..31}.input_layernorm x32 ... @@``. What follows the second ``@@`` is what else is to be
-    known: how the kernel enters the graph, what nobody has tried yet. A call that stays as it is although others like it change has a
+    Identical calls share a hunk, ``@@ layers.{0..31}.input_layernorm x32 ... @@``. After the second ``@@`` stands how
+    the kernel enters the graph, and which gates are unknown. A call that stays as it is although others like it change has a
     hunk that says why; all others that stay are counted in the last line.
     """
     if report.pending:
@@ -47,7 +46,7 @@ def _hunk(fold: Fold, called_again: Set[str], *, tell_graph: bool) -> Iterator[s
     label = fold.label if "#" in fold.label or call.path not in called_again else f"{fold.label}#{call.index}"
     times = f" x{len(fold.calls)}" if len(fold.calls) > 1 else ""
     graphs = f"  graph {number_set(call.decisions[0].graph for call in fold.calls)}" if tell_graph else ""
-    place = f"  {short_location(call.location)}" if call.location else ""
+    place = f"  {call.short_location}" if call.location else ""
     remark = _remark(fold, decision)
     yield f"@@ {label}{times}  {call.layer_name}{place}{graphs} @@{f' {remark}' if remark else ''}"
     yield from (f" # {text}" for text in decision.inputs)
@@ -66,7 +65,7 @@ def _remark(fold: Fold, decision: GraphDecision) -> str:
     return "; ".join(decision.lowering.remarks) if decision.lowering is not None else ""
 
 
-def _rest(report: Report) -> Iterator[str]:
+def _rest(report: ReportData) -> Iterator[str]:
     """How many calls have no hunk with a change, by status and, for misses, by code."""
     staying = [call for call in report.calls if not call.decisions[-1].after]
     if not report.calls:

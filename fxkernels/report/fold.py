@@ -1,4 +1,7 @@
-"""Folding: layer calls that differ only in numbers of their module path become one entry, ``layers.{0..31}.input_layernorm``."""
+"""Folding: layer calls that differ only in numbers of their module path become one entry, ``layers.{0..31}.input_layernorm``.
+
+A fold has one label and one outcome in words: ``missed (dtype: x is f32; acme/norms takes bf16)``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ _NUMBERED_NAME = re.compile(r"(.+)_(0|[1-9][0-9]*)")
 
 NAMES = frozenset({"node", "target", "user", "key"})
 """Fields of a miss that name nodes or calls. They differ from layer to layer (mul_3, mul_7) where the reason is the same."""
+
+Message = Callable[[Sequence[Miss]], str]
+"""Returns the one message of misses that differ in the names of nodes and calls only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Fold:
 def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashable] | None = None) -> tuple[Fold, ...]:
     """Fold calls whose paths differ in numbers only and which have the same layer name, status, kernel and misses in all graphs.
 
-    Every call is in exactly one fold; the folds stand in the order of their first calls.
+    Every call is in exactly one fold; the folds are in the order of their first calls.
 
     Args:
         calls: Calls with distinct paths and indices, as a `Report` has them.
@@ -50,7 +56,7 @@ def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashabl
         ['layers.{0..31}.input_layernorm', 'norm']
     """
     calls = tuple(calls)
-    covers = {_key(call) for call in calls if call.status != "covered"}
+    covers = {call.key for call in calls if call.status != "covered"}
     inside: dict[str, list[CallReport]] = {}
     outer = []
     for call in calls:
@@ -65,7 +71,7 @@ def fold_calls(calls: Iterable[CallReport], also: Callable[[CallReport], Hashabl
         return (_history(call), also(call) if also is not None else None)
 
     return tuple(
-        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(_key(cover), ())], called_again, alike)))
+        replace(fold, covered=tuple(_fold([call for cover in fold.calls for call in inside.get(cover.key, ())], called_again, alike)))
         for fold in _fold(outer, called_again, alike)
     )
 
@@ -112,6 +118,42 @@ def folded_message(misses: Sequence[Miss]) -> str:
     return misses[0].template.format(**data)
 
 
+def first_message(misses: Sequence[Miss]) -> str:
+    """Return the message of the first miss."""
+    return misses[0].message
+
+
+def nameless(misses: Sequence[Miss]) -> str:
+    """Return the first miss's message without names of nodes and calls, which are others in each capture."""
+    return misses[0].template.format(**misses[0].data | dict.fromkeys(NAMES & misses[0].data.keys(), "..."))
+
+
+def outcome_of(decisions: Sequence[GraphDecision], message: Message = first_message) -> str:
+    """Return status and kernel, or status and reason.
+
+    Args:
+        decisions: Decisions that differ in the names of nodes and calls only.
+        message: Makes one message of their misses.
+    """
+    decision = decisions[0]
+    if decision.status == "unknown" and decision.candidates:
+        candidate = decision.candidates[-1]
+        gates = ", ".join(gate.name for gate in candidate.gates if gate.outcome == "unknown")
+        return f"unknown ({candidate.kernel or candidate.name}; not asked: {gates})"
+    if decision.kernel is not None:
+        variant = f" ({decision.kernel.variant})" if decision.kernel.variant else ""
+        return f"{decision.status} by {decision.kernel}{variant}"
+    if not decision.misses or decision.status == "covered":
+        return decision.status
+    reason = reason_of([d.misses[0] for d in decisions], message)
+    return f"{decision.status} ({reason.removeprefix(f'{decision.status}: ')})"
+
+
+def reason_of(misses: Sequence[Miss], message: Message = first_message) -> str:
+    """Return code and message of misses that differ in the names of nodes and calls only, in one line."""
+    return f"{misses[0].code}: {' '.join(message(misses).split())}"
+
+
 def number_set(numbers: Iterable[int]) -> str:
     """Return ``{0..3,5}`` for 0, 1, 2, 3, 5, and ``5`` for a single number."""
     runs: list[list[int]] = []
@@ -126,7 +168,7 @@ def number_set(numbers: Iterable[int]) -> str:
 
 def _fold(calls: Sequence[CallReport], called_again: frozenset[str], alike: Callable[[CallReport], Hashable]) -> list[Fold]:
     groups: dict[Hashable, dict[tuple[int, ...], CallReport]] = {}
-    position = {_key(call): number for number, call in enumerate(calls)}
+    position = {call.key: number for number, call in enumerate(calls)}
     for call in calls:
         template, numbers = _split(call, call.path in called_again)
         groups.setdefault((template, call.layer_name, alike(call)), {})[numbers] = call
@@ -137,7 +179,7 @@ def _fold(calls: Sequence[CallReport], called_again: frozenset[str], alike: Call
                 call for numbers, call in members.items() if all(n in choice for n, choice in zip(numbers, product, strict=True))
             )
             folds.append(Fold(template.format(*map(number_set, product)), chosen))
-    return sorted(folds, key=lambda fold: position[_key(fold.calls[0])])
+    return sorted(folds, key=lambda fold: position[fold.calls[0].key])
 
 
 def _split(call: CallReport, with_index: bool) -> tuple[str, tuple[int, ...]]:
@@ -175,10 +217,6 @@ def _outcome(decision: GraphDecision) -> Hashable:
     evidence = str(decision.evidence) if decision.evidence is not None else ""
     remarks = decision.lowering.remarks if decision.lowering is not None else ()
     return (decision.status, decision.kernel, evidence, remarks, decision.unknown_gates, misses)
-
-
-def _key(call: CallReport) -> str:
-    return f"{call.path}#{call.index}"
 
 
 def _cover(call: CallReport) -> str:

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from ..kernels.layer import KernelIdentity
 from ..target import Target
-from .model import CallReport, Report
+from .model import CallReport
+from .report import Report
 
 _NARROWEST = 40
 _GAP = 2
@@ -137,7 +138,7 @@ def _row_name(matrix: Matrix, layer_name: str) -> str:
 
 
 def _cell(matrix: Matrix, layer_name: str, target: Target) -> list[str]:
-    """What stands in a cell, the most frequent first; a kernel that is not sure to run has a question mark."""
+    """The lines of a cell, the most frequent first; a kernel that is not sure to run has a question mark."""
     calls = [call for call in matrix[target].calls if call.layer_name == layer_name]
     sure = {call.kernel for call in calls if call.status == "rewritten"}
     texts: Counter[str] = Counter()

@@ -1,17 +1,16 @@
-"""The report: what happened to every layer call, as one immutable value."""
+"""The data of a report: what happened to every layer call, as one immutable value. Renderings know this and nothing else of a report."""
 
 from __future__ import annotations
 
-import importlib
-import os
+import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
-from torch import fx, nn
+from torch import fx
 
+from ..kernels.describe import Operation
 from ..kernels.layer import KernelIdentity
 from ..kernels.lowering.lowering import Lowering
 from ..passes.gate import Candidate, Gate
@@ -19,12 +18,8 @@ from ..passes.miss import Miss
 from ..passes.plan import Status
 from ..target import Target
 from .counters import RunCounters
-from .operation import Operation
 
-if TYPE_CHECKING:
-    from .compare import Comparison
-    from .numerics import Numerics
-    from .why import Why
+_PACKAGES = re.compile(r".*[/\\](?:site|dist)-packages[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +27,7 @@ class Evidence:
     """Why a kernel is trusted with a call.
 
     Args:
-        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (nobody asked for it).
+        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (verification was off).
         reason: Why it is unprobed, or which help a probed kernel needs, as a sentence; else empty.
         record: Key of the record that ``fxkernels admitted show`` shows, if there is one.
     """
@@ -61,7 +56,7 @@ class GraphDecision:
         evidence: Why the kernel is trusted; None where none runs.
         inputs: The call's inputs as the layer names them, e.g. ``hidden_states: bf16[2, 8, 64]``.
         before: The operations of the region.
-        after: The operations that take their place; empty if none do.
+        after: The operations that replace them; empty if none do.
         node: Name of the node of the graph that has the call's first output; empty for a call that no graph has captured.
         reads: Keys of the calls whose outputs reach this one's inputs without passing through another call.
     """
@@ -83,14 +78,14 @@ class GraphDecision:
 
     @property
     def unknown_gates(self) -> tuple[Gate, ...]:
-        """The gates of the candidate that would be taken that nobody could answer."""
+        """The unknown gates of the candidate that would be taken."""
         taken = self.candidates[-1].gates if self.status == "unknown" and self.candidates else ()
         return tuple(gate for gate in taken if gate.outcome == "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """One layer call and what became of it.
+    """One layer call and what was decided about it.
 
     Args:
         path: Module path, e.g. ``model.layers.3.norm``.
@@ -114,6 +109,16 @@ class CallReport:
         return f"{self.path}#{self.index}"
 
     @property
+    def short_location(self) -> str:
+        """The location as seen from the installed packages or the current directory, if it is in one of them; empty if there is none.
+
+        It leaves out where this machine keeps its packages: ``transformers/models/llama/modeling_llama.py:52``.
+        """
+        location = self.location or ""
+        in_packages = _PACKAGES.match(location)
+        return location[in_packages.end() :] if in_packages is not None else location.removeprefix(f"{Path.cwd()}/")
+
+    @property
     def status(self) -> Status:
         """The newest graph's decision."""
         return self.decisions[-1].status
@@ -131,7 +136,7 @@ class CallReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportData:
     """What the last captures of a model did: built from the plans that the rewrites executed, or would execute.
 
     Args:
@@ -158,9 +163,9 @@ class Report:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Graphs hold kernels and compiled state; they are captured anew where the model is unpickled.
-        return Report, (self.calls, (), self.pending, self.notes, self.capture, self.model, self.targets, self.versions)
+        return type(self), (self.calls, (), self.pending, self.notes, self.capture, self.model, self.targets, self.versions)
 
-    def __deepcopy__(self, memo: object) -> Report:
+    def __deepcopy__(self, memo: object) -> Self:
         return self
 
     @property
@@ -188,100 +193,3 @@ class Report:
         if not reasons:
             return head
         return f"{head} ({', '.join(f'{code} x{count}' for code, count in reasons.most_common(4))})"
-
-    def why(self, name: str) -> Why:
-        """Return why a call runs the kernel that it runs, or none; print it.
-
-        Args:
-            name: A module path, a path with call index (``model.norm#1``), or a folded label as the report shows it.
-
-        Raises:
-            ValueError: If no call has this name; the message has the nearest names, or those below it.
-
-        Example:
-            >>> print(report.why("model.layers.3.norm"))
-        """
-        from .why import why
-
-        return why(self, name)
-
-    def diff(self) -> str:
-        """Return a unified diff whose hunks are layer calls: before, the operations of the layer; after, the call of the kernel.
-
-        Identical calls share a hunk. See `compare` for what changed between two reports.
-        """
-        from .diff import render_diff
-
-        return render_diff(self)
-
-    def to_json(self) -> str:
-        """Return the report as JSON; `from_json` reads it. The graphs are not in it. See docs/report-json.md."""
-        from .json import to_json
-
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Report:
-        """Return the report that `to_json` wrote.
-
-        Raises:
-            ValueError: If the text is none, saying where it is not as it should be.
-        """
-        from .json import from_json
-
-        return from_json(text)
-
-    def compare(self, other: Report) -> Comparison:
-        """Return what is different in `other`: versions, targets, captures, and the calls that are new, gone or decided otherwise.
-
-        Example:
-            >>> print(Report.from_json(Path("yesterday.json").read_text()).compare(explain(model, x)))
-        """
-        from .compare import compare
-
-        return compare(self, other)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report to a file and return its path: ``.html`` is a page for a browser, ``.json`` is for programs.
-
-        Raises:
-            ValueError: If the suffix is neither.
-
-        Example:
-            >>> fxkernels.explain(model, x).save("report.html")
-        """
-        from .saving import save_report
-
-        return save_report(self, path)
-
-    def _repr_html_(self) -> str:
-        from .html import render_fragment
-
-        return render_fragment(self)
-
-    def numerics(self, model: nn.Module, /, *args: Any, **kwargs: Any) -> Numerics:
-        """Return how far each kernel is from the layer whose place it takes, on the inputs of one call of the model.
-
-        Every kernel gets what the model without kernels has there, so that errors do not add up. Neither the model nor the random numbers
-        of the process are changed.
-
-        Args:
-            model: The model that was kernelized, or what `kernelize` or `torch.compile` returned; the model itself goes with the mapping in
-                force.
-            args: Positional arguments of the call.
-            kwargs: Its keyword arguments.
-
-        Raises:
-            ValueError: If no call has a kernel.
-
-        Example:
-            >>> print(model.report.numerics(model, input_ids))
-        """
-        # Running models is the business of a room above this one, and imports point down.
-        measure: Callable[..., Numerics] = importlib.import_module("fxkernels.culprit.side_by_side").measure
-        return measure(self, model, args, kwargs)
-
-    def __str__(self) -> str:
-        from .terminal import render_text
-
-        return render_text(self)

@@ -1,6 +1,6 @@
-"""The model as a picture that a person can read: layers as blocks, equal ones drawn once, what became of each call in colour and in words.
+"""The model as a picture that a person can read: layers as blocks, equal ones drawn once, decisions in colour and in words.
 
-An SVG without scripts. It takes its colours from the page around it, and has its own where there is none.
+An SVG without scripts. It takes its colours from the page around it, and has its own where there is no page.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from urllib.parse import quote
 
-from .anchor import link_to
 from .blocks import Block, blocks_of, flow_of
-from .model import Report
+from .model import CallReport, ReportData
 
 Loops = dict[int, tuple[int, int]]
 
@@ -46,7 +46,20 @@ _STYLE = """
 """
 
 
-def render_picture(report: Report) -> str:
+def anchor_of(call: CallReport) -> str:
+    """Return the id of a call's element, e.g. ``call-model.layers.3.norm-0``. Characters that an id should not have are percent-encoded.
+
+    A link to it quotes the id once more: see `link_to`.
+    """
+    return f"call-{quote(call.path, safe='')}-{call.index}"
+
+
+def link_to(call: CallReport) -> str:
+    """Return the address of a call within its page, e.g. ``#call-model.layers.3.norm-0``."""
+    return f"#{quote(anchor_of(call))}"
+
+
+def render_picture(report: ReportData) -> str:
     """Return an SVG element of the report's layer calls; each block links to the first of its calls. Empty if there are no calls."""
     blocks = blocks_of(report.calls)
     return _Drawing(blocks, report.summary).svg() if blocks else ""
@@ -80,7 +93,7 @@ class _Drawing:
         return f"{self.summary}. Blocks are modules, equal ones drawn once; each call links to its details. Arrows show what flows where."
 
     def _column(self, blocks: Sequence[Block], x: float, y: float, width: float, loops: Loops, outer: int) -> float:
-        """Draw blocks below each other and return where the last one ends. What is around them stands for `outer` modules."""
+        """Draw blocks below each other and return where the last one ends. The block around them represents `outer` modules."""
         for number, block in enumerate(blocks):
             y = self._block(block, x, y + (_GAP if number else 0), width, loops, outer)
         return y

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
+from ..kernels.describe import Description
+from ..passes.dataflow import reads_of
+from ..passes.fuse import Matched
 from ..passes.layer_call import CallSite, LayerCall
 from ..passes.miss import Miss
 from ..passes.plan import Decision
 from ..target import Target
 from .counters import RunCounters
-from .model import CallReport, Evidence, GraphDecision, Report
-from .operation import Described
-from .reads import reads_of
-from .trace import trace
-
-_thread = threading.local()
-_log = logging.getLogger("fxkernels")
-
-
-def last_report() -> Report | None:
-    """Return the report of the calling thread's last capture, or None if there was none. It keeps no model alive."""
-    return getattr(_thread, "report", None)
-
-
-def publish(report: Report) -> None:
-    """Make a report the calling thread's last one, and log its summary: a warning if kernels were asked for and none runs."""
-    _thread.report = report
-    # Calls that the user has left out himself are no surprise, and neither are those for which the compiler's own code was faster.
-    left_out = bool(report.calls) and report.counts["excluded"] == len(report.calls)
-    compared = any(call.miss is not None and call.miss.code == "not_profitable" for call in report.calls)
-    expected = report.rewritten or report.counts["unknown"] or left_out or compared
-    _log.log(logging.INFO if expected else logging.WARNING, "%s", report.summary)
-    trace(report)
+from .model import CallReport, Evidence, GraphDecision
+from .publish import publish, remember
+from .report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +38,7 @@ class _Captured:
     module: fx.GraphModule
     rows: tuple[_Row, ...]
     break_reason: str | None
+    matched: tuple[Matched, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +48,7 @@ class About:
     model: str = ""
     targets: tuple[Target, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    capture: str = "dynamo"
 
 
 class Recorder:
@@ -73,8 +56,8 @@ class Recorder:
 
     Args:
         annotated: Returns the annotated modules of the known models: path -> (layer name, whether the forward is overridden).
-        about: Returns what is to be said of the captures as a whole.
-        counters: What counts the runs of the calls, where somebody asked for that.
+        about: Returns what the captures as a whole depend on.
+        counters: Counts the runs of the calls, with ``counters=True``.
     """
 
     def __init__(
@@ -84,7 +67,7 @@ class Recorder:
         self._captured: dict[Hashable, _Captured] = {}
         self._notes: dict[str, None] = {}
         self._limits: dict[str, None] = {}
-        self.report = Report(pending=True, ran=counters)
+        self.report = Report(pending=True, capture=about().capture, ran=counters)
         self.listeners: list[Callable[[Report], None]] = []
 
     def decisions(self) -> Iterator[tuple[str, CallSite, Decision]]:
@@ -111,19 +94,30 @@ class Recorder:
         self._limits[function] = None
         self.note(f"Dynamo's recompile limit was reached in {function}: new inputs run the original code there")
 
-    def record(self, key: Hashable, gm: fx.GraphModule, entries: Iterable[tuple[LayerCall, Decision]], break_reason: str | None) -> None:
-        """Take in the decisions for one captured graph and those nested in it. Logs one line, unless a further graph has no layer call."""
+    def record(
+        self,
+        key: Hashable,
+        gm: fx.GraphModule,
+        entries: Iterable[tuple[LayerCall, Decision]],
+        break_reason: str | None,
+        matched: tuple[Matched, ...] = (),
+    ) -> None:
+        """Take in the decisions for one captured graph and those nested in it, and how often each fusion was found there.
+
+        Logs one line, unless a further graph has no layer call.
+        """
         first = not self._captured
         entries = tuple(entries)
         reads = reads_of(gm, [call for call, _ in entries]) if entries else {}
         rows = tuple(_Row(call.site, call.index, decision, call.node, reads[call.key]) for call, decision in entries)
-        self._captured[key if key is not None else len(self._captured)] = _Captured(gm, rows, break_reason)
+        self._captured[key if key is not None else len(self._captured)] = _Captured(gm, rows, break_reason, matched)
         self._update()
         if first or rows:
             publish(self.report)
 
     def _update(self) -> None:
-        self.report = _thread.report = self._build()
+        self.report = self._build()
+        remember(self.report)
         self._tell()
 
     def _tell(self) -> None:
@@ -145,12 +139,23 @@ class Recorder:
         return Report(
             tuple(calls),
             graphs,
-            notes=tuple(self._notes),
+            notes=(*self._notes, *self._unmatched()),
+            capture=about.capture,
             model=about.model,
             targets=about.targets,
             versions=about.versions,
             ran=self._counters,
         )
+
+    def _unmatched(self) -> Iterator[str]:
+        """What is to be said of fusions that a kernel is mapped to, and that no captured graph has."""
+        matched = [each for captured in self._captured.values() for each in captured.matched]
+        for name in dict.fromkeys(each.layer_name for each in matched):
+            of_name = [each for each in matched if each.layer_name == name]
+            if not any(each.count for each in of_name):
+                misses = [each.near_miss for each in of_name if each.near_miss is not None]
+                nearest = f"; nearest: {max(misses, key=lambda miss: miss.matched).text}" if misses else ""
+                yield f"fusion {name} is mapped and matched nothing{nearest}"
 
     def _not_captured(self, path: str, layer_name: str, overridden: bool, twin: str | None) -> CallReport:
         if overridden:
@@ -181,7 +186,7 @@ def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallRe
 
 def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:
     """Return what a report says of one decision. See `GraphDecision` for the arguments."""
-    described: Described = decision.described or Described()
+    described: Description = decision.described or Description()
     return GraphDecision(
         graph,
         decision.status,

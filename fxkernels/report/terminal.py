@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .fold import Fold, differing_decisions, fold_calls, folded_message, graphs_that_decided
-from .model import GraphDecision, Report
+from .model import GraphDecision, ReportData
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ Line = tuple[tuple[str, str], ...]
 """One line: pieces of text, each with the name of its style."""
 
 
-def render_text(report: Report, width: int | None = None) -> str:
+def render_text(report: ReportData, width: int | None = None) -> str:
     """Return the whole report as plain text; this is what ``print(report)`` shows.
 
     Nothing is cut off: sentences wrap, and only a module path or a word that is longer than a line sticks out.
@@ -49,7 +49,7 @@ def render_text(report: Report, width: int | None = None) -> str:
     return "\n".join("".join(text for text, _ in line) for line in _lines(report, max(width, _NARROWEST)))
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
+def print_report(report: ReportData, console: Console | None = None) -> None:
     """Print the report, in colour where the terminal has colours.
 
     Args:
@@ -61,11 +61,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
     console = RichConsole(highlight=False) if console is None else console
     for line in _lines(report, max(console.width, _NARROWEST)):
-        # soft_wrap: the lines are wrapped already, and a long module path should stay in one piece for whoever copies it.
+        # soft_wrap: the lines are wrapped already, and a long module path should stay in one piece when it is copied.
         console.print(Text.assemble(*line), soft_wrap=True)
 
 
-def _lines(report: Report, width: int) -> Iterator[Line]:
+def _lines(report: ReportData, width: int) -> Iterator[Line]:
     yield from _paragraph(report.summary, width, style=_HEAD)
     if report.pending:
         yield from _paragraph(
@@ -82,7 +82,7 @@ def _lines(report: Report, width: int) -> Iterator[Line]:
         yield from _paragraph(f"note: {note}", width, hanging=_INDENT)
 
 
-def _counts(report: Report) -> str:
+def _counts(report: ReportData) -> str:
     counts = ", ".join(f"{status} {report.counts[status]}" for status in _STYLES if report.counts[status])  # type: ignore[index]
     if not report.graphs:
         return counts
@@ -185,7 +185,7 @@ def _table(rows: Iterator[_Row], width: int) -> Iterator[Line]:
 
 
 def _details(fold: Fold, below_cover: bool) -> Iterator[str]:
-    """What is to be said about a fold, the main thing first."""
+    """The details of a fold, the main one first."""
     newest = fold.calls[0].decisions[-1]
     messages: list[str] = []
     for number, miss in enumerate(newest.misses):

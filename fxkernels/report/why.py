@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..passes.gate import CANDIDATE_GATES, Candidate
+from ..passes.gate import CANDIDATE_GATES, Candidate, Gate
 from ..passes.miss import Miss
 from ..passes.plan import Status
-from .changes import change_for
 from .fold import Fold, differing_decisions, fold_calls
-from .model import CallReport, GraphDecision, Report
+from .hints import hint_for
+from .model import CallReport, Evidence, GraphDecision, ReportData
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 _LISTED = 8
+_NARROWEST = 40
+_COLUMN = " " * len("  passed  ")
+
+_OUTCOMES = {
+    "rewritten": "runs a kernel",
+    "missed": "keeps its original layer",
+    "excluded": "keeps its original layer: it is excluded",
+    "covered": "has no kernel of its own: the layer around it has one",
+    "not_captured": "was not captured",
+    "unknown": "would perhaps run a kernel",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,7 @@ class Why:
     """Why a call, or the calls of one path, run the kernel that they run, or none. ``str()`` of it is the explanation.
 
     Args:
-        name: What was asked for.
+        name: The name that was given.
         explanations: One for each call and each decision about it that differs from the others, the newest graph's first.
         alike: The calls whose paths differ from this one in numbers only and that got a kernel, where this one did not.
     """
@@ -72,12 +86,10 @@ class Why:
         return self.explanations[0].change
 
     def __str__(self) -> str:
-        from .why_text import render_why
-
         return render_why(self)
 
 
-def why(report: Report, name: str) -> Why:
+def why(report: ReportData, name: str) -> Why:
     """Return why a call runs the kernel that it runs, or none.
 
     Args:
@@ -99,7 +111,7 @@ def _explained(call: CallReport, decision: GraphDecision) -> Explanation:
     miss = nearest.miss if nearest is not None else next(iter(decision.misses), None)
     if decision.status == "unknown" or miss is None:
         return Explanation(call, decision, nearest)
-    return Explanation(call, decision, nearest, change_for(miss, call))
+    return Explanation(call, decision, nearest, hint_for(miss, call))
 
 
 def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -108,7 +120,7 @@ def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
     return max(failed, key=lambda candidate: CANDIDATE_GATES.index(candidate.gates[-1].name), default=None)
 
 
-def _alike(report: Report, calls: Sequence[CallReport]) -> tuple[Fold, ...]:
+def _alike(report: ReportData, calls: Sequence[CallReport]) -> tuple[Fold, ...]:
     if calls[0].status not in ("missed", "excluded", "not_captured"):
         return ()
     template = _NUMBER.sub("*", calls[0].path)
@@ -119,8 +131,8 @@ def _alike(report: Report, calls: Sequence[CallReport]) -> tuple[Fold, ...]:
 # --- names ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _named(report: Report, name: str) -> list[CallReport]:
-    """The calls that a name stands for; for a folded label the first one, for whom the others are like it."""
+def _named(report: ReportData, name: str) -> list[CallReport]:
+    """The calls of a name; for a folded label the first one, as the others are like it."""
     found = [call for call in report.calls if name in (call.path, call.key)]
     if found:
         return found
@@ -136,7 +148,7 @@ def _all_folds(folds: Iterable[Fold]) -> Iterable[Fold]:
         yield from _all_folds(fold.covered)
 
 
-def _no_such_call(report: Report, name: str) -> str:
+def _no_such_call(report: ReportData, name: str) -> str:
     if report.pending:
         return f"nothing has been captured yet, so there is no call {name!r}: call the model once, or explain() it"
     if not report.calls:
@@ -160,3 +172,140 @@ def _listed(names: Sequence[str]) -> str:
     names = list(dict.fromkeys(names))
     rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + rest
+
+
+# --- text -------------------------------------------------------------------------------------------------------------------------------
+
+
+def render_why(why: Why, width: int | None = None) -> str:
+    """Return the explanation as text; this is what ``print(report.why(...))`` shows.
+
+    Args:
+        why: The explanation.
+        width: Columns; by default those of the terminal, 80 where there is none.
+    """
+    width = max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns if width is None else width)
+    lines: list[str] = []
+    several = len(why.explanations) > 1
+    for explanation in why.explanations:
+        lines += [""] * bool(lines)
+        lines += _explanation(explanation, width, tell_graph=several)
+    lines += _others(why, width)
+    return "\n".join(lines)
+
+
+def _explanation(explanation: Explanation, width: int, *, tell_graph: bool) -> Iterator[str]:
+    call, decision = explanation.call, explanation.decision
+    name = call.key if call.index or tell_graph else call.path
+    graph = f" in graph {decision.graph}" if tell_graph and decision.graph >= 0 else ""
+    yield from _paragraph(f"{name}{graph} {_OUTCOMES[decision.status]}{_main_point(decision)}", width)
+    yield from _paragraph(_what_it_is(call, decision), width)
+    yield from (f"  {text}" for text in decision.inputs)
+    if decision.gates:
+        yield ""
+        yield "The call itself:"
+        yield from _gates(decision.gates, width)
+    for number, candidate in enumerate(decision.candidates, 1):
+        yield ""
+        yield from _paragraph(f"Candidate {number}, {_name(candidate)}, {_verdict(candidate, decision)}:", width)
+        yield from _gates(candidate.gates, width)
+    yield from _conclusion(explanation, width)
+
+
+def _main_point(decision: GraphDecision) -> str:
+    if decision.status == "rewritten":
+        return f": {decision.kernel}"
+    if decision.status == "unknown":
+        return f", {decision.kernel or decision.candidates[-1].name}: only running it would tell" if decision.candidates else ""
+    if decision.status == "missed" and decision.candidates:
+        count = len(decision.candidates)
+        who = {1: "the only candidate was", 2: "both candidates were"}.get(count, f"all {count} candidates were")
+        return f": {who} turned away"
+    if decision.status == "excluded" or not decision.misses:
+        return ""
+    miss = decision.misses[0]
+    return f": {miss.message}" if miss.code == decision.status else f": {miss}"
+
+
+def _what_it_is(call: CallReport, decision: GraphDecision) -> str:
+    defined = f" at {call.short_location}" if call.location else ""
+    layer = f", {call.layer}{defined}" if call.layer and call.layer != call.layer_name else f",{defined}" if defined else ""
+    mode = "" if decision.training is None else ", in training mode" if decision.training else ", in eval mode"
+    return f"Layer name {call.layer_name}{layer}{mode}{', called with' if decision.inputs else ''}"
+
+
+def _name(candidate: Candidate) -> str:
+    return str(candidate.kernel) if candidate.kernel is not None else candidate.name
+
+
+def _verdict(candidate: Candidate, decision: GraphDecision) -> str:
+    if candidate.outcome == "failed":
+        return "was turned away"
+    if decision.status == "rewritten":
+        return "was taken"
+    return "may do" if candidate.outcome == "unknown" else "passed"
+
+
+def _gates(gates: tuple[Gate, ...], width: int) -> Iterator[str]:
+    """One line for each gate that has something to say, and one for those between that just passed."""
+    for silent, group in itertools.groupby(gates, lambda gate: gate.outcome == "passed" and not gate.note):
+        if silent:
+            yield from _paragraph(", ".join(gate.name for gate in group), width, first="  passed  ", then=_COLUMN)
+            continue
+        for gate in group:
+            said = gate.miss if gate.miss is not None else gate.note
+            yield from _paragraph(f"{gate.name}: {said}" if said else gate.name, width, first=f"  {gate.outcome:<8}", then=_COLUMN + "  ")
+
+
+def _conclusion(explanation: Explanation, width: int) -> Iterator[str]:
+    decision, nearest = explanation.decision, explanation.nearest
+    if decision.lowering is not None:
+        yield ""
+        remarks = "; ".join(decision.lowering.remarks[1:] if decision.lowering.name != "traced" else decision.lowering.remarks)
+        more = f"; it {remarks}" if remarks else ""
+        yield from _paragraph(f"In a compiled graph it is {decision.lowering.name}: {decision.lowering.reason}{more}.", width)
+    if decision.evidence is not None:
+        yield ""
+        yield from _paragraph(_trust(decision.evidence), width)
+    if not explanation.change:
+        return
+    yield ""
+    if nearest is None:
+        yield from _paragraph(f"It would match {explanation.change}.", width)
+        return
+    closest = "It" if len(decision.candidates) == 1 else f"{_name(nearest)} came closest. It"
+    yield from _paragraph(f"{closest} would match {explanation.change}.", width)
+
+
+def _trust(evidence: Evidence) -> str:
+    if evidence.how == "probed":
+        return f"It was probed before it was used{f'; the record is {evidence.record}' if evidence.record else ''}."
+    return f"It was not probed before it was used: {evidence.reason or 'verification was off (verify=)'}."
+
+
+def _others(why: Why, width: int) -> Iterator[str]:
+    """What distinguishes the call from those like it that got a kernel."""
+    if not why.alike:
+        return
+    labels = ", ".join(f"{fold.label} x{len(fold.calls)}" if len(fold.calls) > 1 else fold.label for fold in why.alike)
+    yield ""
+    yield from _paragraph(f"Others like it get a kernel: {labels}.", width)
+    theirs, own = why.alike[0].calls[0].decisions[-1], why.explanations[0].decision
+    for mine, other in zip(own.inputs, theirs.inputs, strict=False):
+        if mine != other:
+            name, _, value = mine.partition(": ")
+            yield from _paragraph(f"{name} is {value} here, {other.partition(': ')[2]} there", width, first="  ", then="    ")
+    if None not in (own.training, theirs.training) and own.training != theirs.training:
+        yield (
+            "  the layer is in training mode here, in eval mode there"
+            if own.training
+            else "  the layer is in eval mode here, in training mode there"
+        )
+
+
+def _paragraph(text: str, width: int, *, first: str = "", then: str = "") -> Iterator[str]:
+    start = first
+    for line in text.splitlines():
+        wrapped = textwrap.wrap(line, width, initial_indent=start, subsequent_indent=then, break_long_words=False, break_on_hyphens=False)
+        yield from wrapped
+        start = then

@@ -46,7 +46,7 @@ def times_of(runs: Mapping[str, Run], device: torch.device) -> dict[str, Side]:
 
 def _clocked(runs: Mapping[str, Run]) -> dict[str, Side]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    calls = calls_within([_elapsed(run) for run in runs.values()])
+    calls = calls_within([_elapsed(run) for run in runs.values() for _ in range(_WARM_UP)])
     for _ in range(ROUNDS):
         for name, run in runs.items():
             seconds[name].append(min(_elapsed(run) for _ in range(calls)))  # whatever else runs can only add to a call

@@ -21,9 +21,8 @@ from fxkernels.admission.request import Request
 from fxkernels.admission.worker import WORKER
 from fxkernels.cache_directory import write_record
 from fxkernels.cli import main
-from fxkernels.hub import LockedLayerRepository
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
-from fxkernels.hub.builds.metadata import Digests
+from fxkernels.hub import LockedLayerRepository, RepositoryRequest
+from fxkernels.hub.builds.digests import Digests
 from fxkernels.hub.locks.lock import Lock, LockedFiles, LockedRepository
 from fxkernels.hub.locks.lock_file import write_lock
 
@@ -107,7 +106,7 @@ def test_what_is_known_is_answered_without_a_probe(own_records: Path, nobody_pro
 
 def test_ship_takes_the_locked_kernels_and_removes_what_is_stale(own_records: Path, tmp_path: Path) -> None:
     lockfile = tmp_path / "fxkernels.lock"
-    request = KernelDependency("acme/norms", version=1, revision=None)
+    request = RepositoryRequest("acme/norms", version=1, revision=None)
     entry = LockedRepository("acme/norms", COMMIT, request, {"torch-cpu": LockedFiles(Digests("sha256", {"layers.py": bytes(32)}))})
     write_lock(Lock(str(lockfile), (entry,), (request,)), lockfile)
     wanted, stale = record_of("acme/norms", COMMIT, "a" * 64), record_of("acme/norms", OTHER, "b" * 64)

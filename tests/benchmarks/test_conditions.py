@@ -13,12 +13,13 @@ from whole_models.conditions import at_most, caches_in, turn
 
 def test_who_measures_alone_waits_for_those_that_compile(tmp_path: Path) -> None:
     order: list[str] = []
-    compiling = threading.Event()
+    compiling, done = threading.Event(), threading.Event()
 
     def compile_something() -> None:
         with turn(tmp_path / "turns", alone=False):
             compiling.set()
-            time.sleep(0.2)
+            done.wait()
+            time.sleep(0.1)  # the other one asks for its turn in the meantime, and has to wait for this
             order.append("compiled")
 
     thread = threading.Thread(target=compile_something)
@@ -26,6 +27,7 @@ def test_who_measures_alone_waits_for_those_that_compile(tmp_path: Path) -> None
     compiling.wait()
     with turn(tmp_path / "turns", alone=False):
         order.append("compiled as well")
+    done.set()
     with turn(tmp_path / "turns", alone=True):
         order.append("measured")
     thread.join()

@@ -26,7 +26,7 @@ from whole_models.workloads import workloads
 # transformers asks for torch's version within a model, through a cached function.
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 
-BENCH = Bench(device="cpu", runs=2, seconds=0.01, limit=100)
+BENCH = Bench(device="cpu", runs=2, seconds=0.01, limit=300)
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "models.py"
 
 

@@ -274,7 +274,7 @@ def test_a_long_chain_of_modules_needs_no_deep_recursion():
 
 def test_script_modules_are_shared():
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
         model.append(torch.jit.script(nn.ReLU()))
     clone = clone_module(model).module
     assert clone[1] is model[1]

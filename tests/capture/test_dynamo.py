@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 
 import pytest
@@ -350,6 +351,23 @@ def test_a_caller_whose_self_is_closed_over_is_found_all_the_same():
     run, backend = compiled(Model(), {"rotary_pos_emb": {"cpu": repository("rotary", "rotary_pos_emb")}})
     run(torch.randn(2, 3, 4, 8), torch.randn(2, 4, 8))
     assert statuses(backend) == {"attention.rotary_pos_emb#0": "rewritten"}
+
+
+@pytest.mark.parametrize("mapping", [MAPPING, {}], ids=["mapped", "unmapped"])
+def test_the_paths_are_the_models_where_a_decorator_hands_its_self_on_among_other_arguments(mapping):
+    def handing_on(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    class Decorated(Stack):
+        forward = handing_on(Stack.forward)
+
+    run, backend = compiled(Decorated(), mapping)
+    run(torch.randn(3, 8))
+    assert list(statuses(backend)) == ["blocks.0.norm#0", "blocks.1.norm#0", "norm#0"]
 
 
 def test_a_function_follows_the_training_flag_of_its_caller():

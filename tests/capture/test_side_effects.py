@@ -61,14 +61,6 @@ def test_the_path_of_the_module_is_part_of_the_name(model):
     assert snapshot.restore() == "blocks.0.numbers"
 
 
-def test_new_attributes_that_are_to_stay_stay(model):
-    snapshot = Snapshot({"": model})
-    model.constant, model.other = 1, 2
-    assert snapshot.restore(keep=["constant"]) == "other"
-    assert model.constant == 1
-    assert not hasattr(model, "other")
-
-
 def test_objects_that_refer_to_themselves_or_to_what_is_gone_are_no_trouble(model):
     model.numbers.append(model.numbers)
     object.__setattr__(model, "gone", weakref.proxy(Holder()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from torch import fx, nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from fxkernels.capture import _torch
 
@@ -102,6 +106,31 @@ def test_compiling_around_is_true_while_an_outer_compile_is_in_force() -> None:
     assert (seen, _torch.compiling_around()) == ([True], False)
 
 
+def test_operations_are_watched_within_traces_dual_levels_and_dispatch_modes_only() -> None:
+    seen: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def call(x: torch.Tensor) -> torch.Tensor:
+            seen[name] = _torch.operations_are_watched()
+            return x + 1
+
+        return call
+
+    fx.symbolic_trace(note("symbolic_trace"))
+    make_fx(note("make_fx"))(X)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace")
+        torch.jit.trace(note("torch.jit.trace"), (X,), check_trace=False)
+    with forward_ad.dual_level():
+        note("dual level")(X)
+    with FlopCounterMode(display=False):
+        note("dispatch mode")(X)
+    assert all(seen.values()), seen
+    assert not _torch.operations_are_watched()
+    torch.func.grad(lambda x: note("torch.func")(x).sum())(X)
+    assert not seen["torch.func"]
+
+
 def test_cause_of_is_what_the_backend_raised() -> None:
     def backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Any:
         raise KeyError("mine")
@@ -160,6 +189,18 @@ def test_run_on_fakes_without_a_fake_tensor_is_a_value_error() -> None:
         _torch.run_on_fakes(lambda x: x, (X,))
 
 
+def test_unlogged_fakes_raise_without_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def raising() -> int:
+        before = len(caplog.records)
+        with FakeTensorMode(), pytest.raises(RuntimeError):
+            torch.ops.aten.mm.default(torch.ones(2, 2), torch.ones(3, 3))
+        return len(caplog.records) - before
+
+    with _torch.unlogged_fakes():
+        assert raising() == 0
+    assert raising() == 1
+
+
 def test_call_on_fakes_compiles_without_data() -> None:
     class Big(nn.Module):
         def __init__(self) -> None:
@@ -172,6 +213,22 @@ def test_call_on_fakes_compiles_without_data() -> None:
     counter = CompileCounter()
     _torch.call_on_fakes(Big(), counter, (torch.empty(1, 1 << 20, device="meta"),), {})
     assert counter.frame_count == 1
+
+
+def test_a_backend_is_initialized_whenever_it_is_resolved_if_torch_says_so() -> None:
+    class Backend:
+        resolved = 0
+
+        def _dynamo_backend_init(self) -> None:
+            self.resolved += 1
+
+        def __call__(self, gm: fx.GraphModule, example_inputs: list[Any]) -> Any:
+            return gm.forward
+
+    backend = Backend()
+    for _ in range(2):
+        torch.compile(nn.ReLU(), backend=backend)
+    assert backend.resolved == (2 if _torch.INITIALIZES_BACKENDS else 0)
 
 
 def test_inner_compiler_is_the_one_that_compile_would_call() -> None:

@@ -12,8 +12,8 @@ from report.reports import CUDA
 
 from fxkernels.cli.check import check
 from fxkernels.cli.explain import explain
-from fxkernels.report.json import from_json, to_json
-from fxkernels.report.model import Report
+from fxkernels.report.json import to_json
+from fxkernels.report.report import Report
 
 TESTS = Path(__file__).parent.parent
 
@@ -70,7 +70,7 @@ def run(project: Path) -> Run:
 
 def edit(change: Callable[[Report], Report]) -> None:
     saved = Path("report.json")
-    saved.write_text(to_json(change(from_json(saved.read_text()))))
+    saved.write_text(to_json(change(Report.from_json(saved.read_text()))))
 
 
 def test_a_model_that_kept_its_kernels_passes(run: Run) -> None:

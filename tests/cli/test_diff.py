@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from report.reports import llama_like, small_report
 
 from fxkernels.cli.diff import diff
-from fxkernels.report.compare_text import render_comparison
+from fxkernels.report.compare import render_comparison
 from fxkernels.report.json import to_json
 
 Run = Callable[..., Result]

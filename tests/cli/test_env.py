@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from fxkernels import __version__
-from fxkernels.cli.env import env, shown_variables
+from fxkernels.cli.env import env, shown_variables, shown_version
 from fxkernels.target import Target
 
 TOKEN = "hf_" + "a1B2c3D4" * 4
@@ -29,8 +29,22 @@ def test_env_shows_versions_devices_places_and_backends() -> None:
 def test_env_as_json_has_the_same() -> None:
     value = json.loads(CliRunner(env={"FXKERNELS_FUEL": "3"}).invoke(env, ["--json"]).stdout)
     assert value["versions"]["torch"] == torch.__version__
+    assert value["tested"]["torch"] == {"range": "2.11 to 2.15", "includes_installed": True}
     assert value["variables"]["FXKERNELS_FUEL"] == "3"
-    assert set(value) == {"ok", "versions", "system", "devices", "targets", "directories", "variables", "backends"}
+    assert set(value) == {"ok", "versions", "tested", "system", "devices", "targets", "directories", "variables", "backends"}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "shown"),
+    [
+        ("torch", "2.15.0+cu130", "2.15.0+cu130 (tested)"),
+        ("torch", "2.16.0", "2.16.0 (not tested; 2.11 to 2.15 is)"),
+        ("kernels", "0.18.2", "0.18.2 (not tested; 0.17 is)"),
+        ("fxkernels", "0.1.0", "0.1.0"),
+    ],
+)
+def test_each_version_is_shown_with_whether_it_was_tested(name: str, version: str, shown: str) -> None:
+    assert shown_version(name, version) == shown
 
 
 def test_no_token_is_shown() -> None:

@@ -128,8 +128,3 @@ def test_an_empty_variable_says_nothing(monkeypatch, said):
 
 def test_without_a_limit_every_call_is_permitted():
     assert [Fuel().allows(key) for key in ("a#0", "b#0")] == [None, None]
-
-
-def test_named_calls_are_permitted_whatever_comes_first():
-    fuel = Fuel(calls=frozenset({"b#0"}))
-    assert [fuel.allows(key) is None for key in ("a#0", "b#0", "c#0")] == [False, True, False]

@@ -1,4 +1,4 @@
-"""A layer of a repository on the Hub as the value that stands in a mapping, and what it loads."""
+"""LayerRepository, a value of a mapping, and what it loads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernel_repositories import FOLDER, copy_repository
@@ -15,9 +17,8 @@ from published import UNIVERSAL, kernel
 
 import fxkernels
 from fxkernels.errors import RepositoryError
-from fxkernels.hub import LayerRepository, LocalLayerRepository
-from fxkernels.hub.remote.resolve import forget_resolved
-from fxkernels.kernels.layer import KernelLayer
+from fxkernels.hub import LayerRepository, LocalLayerRepository, LockedLayerRepository, forget_resolved
+from fxkernels.kernels.layer import KernelLayer, load_kernel_layer
 from fxkernels.target import Target
 
 CPU = Target.parse("cpu torch2.13")
@@ -260,7 +261,7 @@ def test_local_override_of_a_dependency_is_used(hub, client, tmp_path, monkeypat
 @pytest.mark.slow
 def test_loaded_layer_can_be_sent_to_another_process(hub, client, tmp_path):
     commit = hub.add("acme/norms", kernel(value="sent"))
-    layer = fxkernels.kernels.layer.load_kernel_layer(norms(revision=commit), CPU)
+    layer = load_kernel_layer(norms(revision=commit), CPU)
     (tmp_path / "layer").write_bytes(pickle.dumps(layer))
     script = f"import pickle\nprint(pickle.loads(open({str(tmp_path / 'layer')!r}, 'rb').read()).cls.VALUE)"
     assert isinstance(layer, KernelLayer)
@@ -287,3 +288,43 @@ def test_directories_of_local_repositories_are_not_links(tmp_path):
     (tmp_path / "build").mkdir()
     (tmp_path / "build/torch-cpu").symlink_to(Path(FOLDER / "norms/build/torch-universal"))
     assert "link" in str(refusal(LocalLayerRepository(tmp_path, layer_name="RMSNorm")))
+
+
+# --- when= -----------------------------------------------------------------------------------------------------------------------------
+
+NORM = FOLDER / "constrained"
+MAKE: dict[str, Callable[..., Any]] = {
+    "LocalLayerRepository": lambda **options: LocalLayerRepository(NORM, layer_name="FoursRMSNorm", **options),
+    "LayerRepository": lambda **options: LayerRepository("acme/norms", layer_name="RMSNorm", version=1, **options),
+    "LockedLayerRepository": lambda **options: LockedLayerRepository("acme/norms", layer_name="RMSNorm", **options),
+}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_when_is_one_text_or_several_and_part_of_the_value(kind: str) -> None:
+    make = MAKE[kind]
+    one, several = make(when="capability >= 80"), make(when=["capability >= 80"])
+    assert one == several
+    assert one.when == ("capability >= 80",)
+    assert one != make()
+    assert len({one, several, make(), pickle.loads(pickle.dumps(one)), copy.deepcopy(one)}) == 2
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_when_that_is_no_constraint_is_refused_at_once(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"when= has a text that is no constraint: constraints know no word 'dims'"):
+        MAKE[kind](when=["capability >= 80", "dims(x, -1) == 8"])
+    for wrong in (8, [8], None):
+        with pytest.raises(TypeError, match="when= is a constraint such as"):
+            MAKE[kind](when=wrong)
+
+
+def test_constraints_survive_on_the_way_to_another_process() -> None:
+    kernel = load_kernel_layer(MAKE["LocalLayerRepository"](when="capability >= 80"), CPU)
+    assert pickle.loads(pickle.dumps(kernel)).constraints == kernel.constraints == ("dim(hidden_states, -2) % 4 == 0", "capability >= 80")
+
+
+def test_kernels_with_other_constraints_are_other_kernels() -> None:
+    one, other = MAKE["LocalLayerRepository"]().load_for(CPU), MAKE["LocalLayerRepository"](when="capability >= 80").load_for(CPU)
+    assert one != other
+    assert one.cls is other.cls

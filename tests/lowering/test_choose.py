@@ -14,7 +14,8 @@ from torch import nn
 from fxkernels import Mode, hubkernels, kernelize
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
-from fxkernels.report.model import CallReport, GraphDecision, Report
+from fxkernels.report.model import CallReport, GraphDecision
+from fxkernels.report.report import Report
 
 
 def x() -> torch.Tensor:

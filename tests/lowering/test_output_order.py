@@ -35,6 +35,31 @@ class Dense(nn.Module):
         return (x * self.weight).contiguous()
 
 
+class Pointers(torch.autograd.Function):
+    """Its backward takes the strides of its output for those of the incoming gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.as_strided(x.shape, x.stride())
+        return gradient * weight, (gradient * x).sum((0, 1, 2))
+
+
+class DensePointers(nn.Module):
+    """The same as `Dense`, and its backward reads the memory that lies behind the gradient."""
+
+    weight: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = Pointers.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        return output
+
+
 class Wrong(nn.Module):
     """Another function, contiguous."""
 
@@ -90,6 +115,18 @@ def test_a_kernel_with_another_layout_is_used_and_its_output_has_the_layers(inne
     if verify == "probe":
         assert call.decisions[-1].evidence is not None
         assert "lies in memory in another way than the layer's, and is copied" in call.decisions[-1].evidence.reason
+
+
+@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
+def test_the_gradient_reaches_a_kernel_in_the_layout_of_its_own_output(inner: str) -> None:
+    model, given = Model(), x(requires_grad=True)
+    backend = hubkernels(inner=inner, mapping=mapping(DensePointers))
+    run = torch.compile(model, backend=backend, fullgraph=True)
+    weights = torch.randn_like(model(given))
+    found = torch.autograd.grad((run(given) * weights).sum(), [given, *model.parameters()])
+    wanted = torch.autograd.grad((model(given) * weights).sum(), [given, *model.parameters()])
+    torch.testing.assert_close(found, wanted)
+    assert {call.status for call in backend.report.calls} == {"rewritten"}
 
 
 def test_kernelize_gives_its_output_the_layers_layout_too() -> None:

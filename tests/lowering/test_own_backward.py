@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 from kernel_repositories import executions, reset_executions
 from opaque_layers import Around, Norm, Scale, assert_equals_float64, backend, lowering
+from torch import nn
 
 from fxkernels import KernelRuntimeError
 
@@ -82,6 +84,38 @@ def test_a_kernel_that_does_something_else_for_other_values_is_an_error_instead_
     assert_equals_float64(model, run, x())
     with pytest.raises(KernelRuntimeError, match="depends on the values of its inputs"):
         run((x() * 1000).detach().requires_grad_())
+
+
+READERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "expanded": lambda y: y.sum(),
+    "expanded in one dimension": lambda y: y.sum(0),
+    "permuted": lambda y: y.transpose(0, 2).reshape(-1),
+    "strided": lambda y: torch.stack([y, y.sin()], -1),
+    "part of a larger tensor": lambda y: torch.cat([y, y.sin()], -1),
+}
+
+
+class Read(nn.Module):
+    """A layer, and what reads its output in the same graph."""
+
+    def __init__(self, layer: nn.Module, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.read = layer, read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.layer(x))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("inner", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_an_incoming_gradient_has_the_strides_of_the_output_whatever_reads_that(reader: str, inner: str) -> None:
+    """Autograd promises no strides (torch 2.15 says so), and a kernel that goes by pointers reads what is not there."""
+    model, chosen = Read(Scale(), READERS[reader]), backend("Scale", "PointerScale", inner)
+    values = torch.randn(4, 6, 5, 8, requires_grad=True)
+    assert_equals_float64(model, torch.compile(model, backend=chosen, fullgraph=True), values)
+    assert lowering(chosen).remarks == ("opaque",)
+    run = torch.compile(model.layer, backend=chosen, fullgraph=True)
+    assert_equals_float64(model, lambda x: READERS[reader](run(x)), values)
 
 
 def test_steps_may_overlap() -> None:

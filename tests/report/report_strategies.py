@@ -6,13 +6,14 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from fxkernels.kernels.describe import Operation
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
 from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from fxkernels.passes.miss import CODES, Miss
 from fxkernels.passes.plan import Status
-from fxkernels.report.model import CallReport, Evidence, GraphDecision, Report
-from fxkernels.report.operation import Operation
+from fxkernels.report.model import CallReport, Evidence, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.target import Target
 
 TEXT = st.text(max_size=8)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from fxkernels.kernels.describe import Operation
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
 from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from fxkernels.passes.miss import Miss
-from fxkernels.report.model import CallReport, Evidence, GraphDecision, Report
-from fxkernels.report.operation import Operation
+from fxkernels.report.model import CallReport, Evidence, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.target import Target
 
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")

@@ -27,10 +27,10 @@ from report.reports import (
 
 from fxkernels.passes.gate import CALL_GATES, Gate
 from fxkernels.passes.miss import Miss
-from fxkernels.report.compare import Comparison, Difference, compare
-from fxkernels.report.compare_text import render_comparison
-from fxkernels.report.json import from_json, to_json
-from fxkernels.report.model import CallReport, Evidence, GraphDecision, Report
+from fxkernels.report.compare import Comparison, Difference, compare, render_comparison
+from fxkernels.report.json import to_json
+from fxkernels.report.model import CallReport, Evidence, GraphDecision
+from fxkernels.report.report import Report
 
 NORM = rewritten_norm("norm", "mul")
 
@@ -81,12 +81,12 @@ def test_a_comparison_fits_the_width() -> None:
 @given(reports())
 @settings(max_examples=40, deadline=None)
 def test_a_report_that_was_saved_is_no_other_one(report: Report) -> None:
-    assert compare(report, from_json(to_json(report))).is_empty
-    assert compare(from_json(to_json(report)), report).is_empty
+    assert compare(report, Report.from_json(to_json(report))).is_empty
+    assert compare(Report.from_json(to_json(report)), report).is_empty
 
 
 def test_a_live_report_with_kernels_in_its_misses_equals_the_saved_one() -> None:
-    assert compare(small_report(), from_json(to_json(small_report()))).is_empty
+    assert compare(small_report(), Report.from_json(to_json(small_report()))).is_empty
 
 
 @pytest.mark.parametrize(

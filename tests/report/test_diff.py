@@ -14,7 +14,7 @@ from report.reports import llama_like, small_report
 from fxkernels import explain, use_kernel_mapping
 from fxkernels.builtin import builtin_mapping
 from fxkernels.demo_model import decoder
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -13,7 +13,7 @@ from report.reports import CPU, CUDA, NORMS, llama_like, small_report
 from fxkernels import Mode, explain, use_kernel_mapping
 from fxkernels.demo_model import decoder
 from fxkernels.report.matrix import Matrix, render_matrix
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 from fxkernels.target import Target
 
 SM80 = Target("cuda", 80, "2.11", "cu130", "linux", "x86_64")

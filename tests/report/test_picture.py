@@ -8,8 +8,9 @@ import pytest
 from report.reports import large_report, llama_like, small_report
 
 from fxkernels.report.blocks import MOST_BLOCKS, Block, blocks_of, flow_of
-from fxkernels.report.model import CallReport, GraphDecision, Report
+from fxkernels.report.model import CallReport, GraphDecision
 from fxkernels.report.picture import MARKS, TIMES, render_picture
+from fxkernels.report.report import Report
 
 SVG = "{http://www.w3.org/2000/svg}"
 

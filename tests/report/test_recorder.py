@@ -21,8 +21,9 @@ from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.passes.layer_call import LayerCall
 from fxkernels.passes.miss import Miss
 from fxkernels.passes.plan import Decision
-from fxkernels.report.model import Report
-from fxkernels.report.recorder import Recorder, last_report, publish
+from fxkernels.report.publish import last_report, publish
+from fxkernels.report.recorder import Recorder
+from fxkernels.report.report import Report
 
 KERNEL = SimpleNamespace(identity=KernelIdentity("acme/norms", None, "RMSNorm", None))
 MISSED = Decision("missed", (Miss("no_mapping", "nothing is mapped"),))

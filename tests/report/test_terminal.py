@@ -20,7 +20,8 @@ from torch import fx, nn
 
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.passes.miss import Miss
-from fxkernels.report.model import CallReport, GraphDecision, Report
+from fxkernels.report.model import CallReport, GraphDecision
+from fxkernels.report.report import Report
 from fxkernels.report.terminal import print_report, render_text
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,9 +14,10 @@ from fxkernels import explain, use_kernel_mapping
 from fxkernels.demo_model import decoder
 from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate
 from fxkernels.passes.miss import CODES, Miss
-from fxkernels.report.changes import change_for
-from fxkernels.report.model import CallReport, GraphDecision, Report
-from fxkernels.report.why_text import render_why
+from fxkernels.report.hints import hint_for
+from fxkernels.report.model import CallReport, GraphDecision
+from fxkernels.report.report import Report
+from fxkernels.report.why import render_why
 
 
 @pytest.mark.parametrize(
@@ -128,12 +129,12 @@ def test_a_report_without_calls_says_that_there_are_none() -> None:
 )
 def test_the_change_comes_from_the_miss_or_from_its_code(miss: Miss, change: str) -> None:
     misspelt = CallReport("norm", 0, "RMSNrom", "Norm", None, (GraphDecision(0, "missed", None, (miss,)),))
-    assert change_for(miss, misspelt) == change
+    assert hint_for(miss, misspelt) == change
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_can_be_asked_for_a_change_whatever_its_data(code: str) -> None:
-    phrase = change_for(Miss(code, "no fields"), call("norm", "RMSNorm", GraphDecision(0, "missed")))
+    phrase = hint_for(Miss(code, "no fields"), call("norm", "RMSNorm", GraphDecision(0, "missed")))
     assert phrase == phrase.strip()
     assert not phrase.endswith(".")
 

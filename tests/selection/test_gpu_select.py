@@ -14,7 +14,7 @@ from torch import nn
 
 from fxkernels import Mode, hubkernels, tuning, use_kernel_forward_from_hub
 from fxkernels.builtin import builtin_mapping, builtin_repository
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 pytestmark = [
     pytest.mark.gpu,

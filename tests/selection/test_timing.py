@@ -26,10 +26,15 @@ def test_each_side_is_timed_in_each_round_and_sides_take_turns() -> None:
 
         return run
 
+    start = time.perf_counter()
     found = times_of({"long": noting("long", 0.004), "short": noting("short", 0.002)}, torch.device("cpu"))
+    elapsed = time.perf_counter() - start
     assert {name: len(side.device) for name, side in found.items()} == {"long": ROUNDS, "short": ROUNDS}
     assert order[-2 * ROUNDS :] == ["long", "short"] * ROUNDS
-    assert found["long"].microseconds == pytest.approx(2 * found["short"].microseconds, rel=0.5)
+    # A call sleeps at least that long. How much longer depends on what else the machine does.
+    assert min(found["long"].device) >= 4000
+    assert min(found["short"].device) >= 2000
+    assert sum(found["long"].device + found["short"].device) <= 1e6 * elapsed
     assert found["long"].host == ()
 
 

@@ -4,12 +4,12 @@ Seen working on torch 2.11, 2.13 and 2.14; `tests/capture/test_torch_private*.py
 `torch._dynamo` or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
-from .alone import by_itself, compiled_alone, fake_mode, fakes_of, outside_of_traces
 from .apart import apart, is_inductor, replays_cuda_graphs, timed_compiler, timed_settings
 from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
 from .caching import cacheable
 from .compiled_module import compiled_module
 from .compiling import (
+    INITIALIZES_BACKENDS,
     ISOLATED,
     as_if_compiling,
     call_on_fakes,
@@ -22,11 +22,12 @@ from .compiling import (
     is_eager,
     is_wrapper_subclass,
     on_recompile_limit,
+    operations_are_watched,
     run_on_fakes,
+    unlogged_fakes,
     unwrapped_backend,
 )
 from .dynamic_sizes import sizes_marked_dynamic
-from .guarding import state_guard, tensor_guard
 from .replaying import aside, replayed
 from .running import Watched, run_for_real, watch_on_fakes
 from .tracing import (
@@ -55,6 +56,7 @@ from .variables import (
 )
 
 __all__ = [
+    "INITIALIZES_BACKENDS",
     "ISOLATED",
     "Frame",
     "Indescribable",
@@ -68,19 +70,15 @@ __all__ = [
     "as_if_compiling",
     "aside",
     "attribute",
-    "by_itself",
     "cacheable",
     "call_on_fakes",
     "cause_of",
     "compile_key",
-    "compiled_alone",
     "compiled_module",
     "compiling_around",
     "constant",
     "current_backend",
     "entry",
-    "fake_mode",
-    "fakes_of",
     "frame_and_callers",
     "frame_code",
     "graph_argument",
@@ -94,8 +92,8 @@ __all__ = [
     "local_variable",
     "module_stack",
     "on_recompile_limit",
+    "operations_are_watched",
     "output_proxies",
-    "outside_of_traces",
     "peek",
     "realized",
     "recording_autograd",
@@ -105,11 +103,10 @@ __all__ = [
     "run_on_fakes",
     "set_backend",
     "sizes_marked_dynamic",
-    "state_guard",
-    "tensor_guard",
     "timed_compiler",
     "timed_settings",
     "type_name",
+    "unlogged_fakes",
     "unpacked",
     "unpacked_keywords",
     "unwrapped_backend",

@@ -19,12 +19,17 @@ from torch._dynamo.eval_frame import skip_code
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx import _symbolic_trace
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map
 
 ISOLATED: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 """Arguments of `torch.compile` by which its frames are counted by themselves: else the ninth model of a class, each with a backend of its
 own, meets the recompile limit. Torch 2.11 has no such thing."""
+
+INITIALIZES_BACKENDS: bool = hasattr(torch._TorchCompileWrapper, "_dynamo_backend_init")
+"""Whether `torch.compile` calls the `_dynamo_backend_init` of a backend whenever it resolves one, as torch 2.15 does."""
 
 _MANY = 1 << 16
 
@@ -94,6 +99,18 @@ def compiling_around() -> bool:
     return callable(get_eval_frame_callback())
 
 
+def operations_are_watched() -> bool:
+    """Whether something around this thread's calls has to see each operation of a model, where Dynamo would raise or stay away for good: a
+    trace of torch.jit or torch.fx, forward-mode AD, a dispatch mode such as `FlopCounterMode` (torch 2.11, 2.13, 2.15).
+    """
+    return (
+        _symbolic_trace.is_fx_symbolic_tracing()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
 @contextlib.contextmanager
 def as_if_compiling() -> Iterator[None]:
     """`torch.compiler.is_compiling()` says yes meanwhile, as it does where AOTAutograd traces the Python of a kernel."""
@@ -120,6 +137,18 @@ def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
         return function(*inputs)
 
 
+@contextlib.contextmanager
+def unlogged_fakes() -> Iterator[None]:
+    """Within, torch does not log the stack of an operator that raises on fake tensors (2.13, 2.15): the error itself tells of it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
     no data. A tensor on the meta device counts as one on the CPU: models mix it with tensors that they make there.
@@ -143,7 +172,7 @@ def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs
     # Frames that Dynamo compiles are remembered with their code, and few of one code: those that are compiled here are not to count among
     # the user's. So the outermost frame has a code of its own, and those after a graph break, where torch can do that, an isolated count.
     code = _call.__code__.replace(co_consts=_call.__code__.co_consts)
-    with mode, config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY):
+    with mode, unlogged_fakes(), config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY):
         torch.compile(FunctionType(code, globals()), backend=backend, **ISOLATED)(module, args, kwargs)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch._higher_order_ops.triton_kernel_wrap import get_mutated_tensors, trit
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from .compiling import run_on_fakes
+from .compiling import run_on_fakes, unlogged_fakes
 
 
 def run_for_real(function: Callable[[], Any], devices: Iterable[torch.device] = ()) -> Any:
@@ -98,24 +96,12 @@ def watch_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Wat
             return function(*values)
 
     try:
-        with _unlogged():
+        with unlogged_fakes():
             result = run_on_fakes(watched, inputs)
     except Exception as error:  # whatever a kernel raises on tensors without data
         failed = error
     written = {place for place, value in enumerate(inputs) if isinstance(value, torch.Tensor) and _storage(value) in watcher.written}
     return Watched(result, failed, frozenset(written), tuple(watcher.foreign))
-
-
-@contextlib.contextmanager
-def _unlogged() -> Iterator[None]:
-    """An operator that cannot be run on fakes is an answer here; torch (2.13) also logs it as an error, with its stack."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.disabled
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = before
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -1,1 +1,1 @@
-"""What a repository has: its builds, what their names and metadata say, which of them fits a target, and what it needs to run."""
+"""A build: its name, its metadata, its files and their digests, what it needs to run, and which one fits a target."""

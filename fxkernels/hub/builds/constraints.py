@@ -4,37 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ...errors import RepositoryError
-from .constraint_texts import constraints_in
-from .json_fields import JsonObject
-from .metadata import SIZE_LIMIT, Metadata
-from .strict_json import parse_object, read_limited
+from ...passes.constraints import ConstraintError, parse
+from ..strict_json import JsonObject, read_limited
 
 FILE_NAME = "constraints.json"
+FORM = 'an object that has a list of constraints for each layer, such as {"RMSNorm": ["dim(hidden_states, -1) % 8 == 0"]}'
+
+Constraints = Mapping[str, tuple[str, ...]]
+"""The constraints of each layer that has some, as texts."""
 
 
-def declared_constraints(directory: Path, metadata: Metadata) -> Mapping[str, tuple[str, ...]]:
-    """Return the constraints of each layer that has some: those in the metadata, then those in the file.
+def declared_constraints(directory: Path, in_metadata: Constraints) -> Constraints:
+    """Return the constraints that a build declares for each layer: those in its metadata, then those in ``constraints.json``.
 
     Args:
         directory: The build's directory. Its files have been verified.
-        metadata: The build's metadata.
+        in_metadata: The constraints in the build's metadata.
 
     Raises:
         RepositoryError: With code ``load_error``, naming the file, the layer, the clause and the place in it.
     """
     path = directory / FILE_NAME
-    try:
-        content = read_limited(path, SIZE_LIMIT)
-    except FileNotFoundError:
-        return metadata.constraints
-    except (OSError, ValueError) as error:
-        raise RepositoryError("load_error", f"{path} cannot be read: {error}") from error
-    try:
-        values = parse_object(content)
-    except ValueError as error:
-        raise RepositoryError("load_error", f"{path} cannot be read as JSON: {error}") from error
-    beside = constraints_in(JsonObject(str(path), values))
-    names = dict.fromkeys((*metadata.constraints, *beside))
-    return {name: (*metadata.constraints.get(name, ()), *beside.get(name, ())) for name in names}
+    content = read_limited(path)
+    if content is None:
+        return in_metadata
+    beside = constraints_in(JsonObject.parse(content, str(path)))
+    layers = dict.fromkeys((*in_metadata, *beside))
+    return {layer: (*in_metadata.get(layer, ()), *beside.get(layer, ())) for layer in layers}
+
+
+def constraints_in(layers: JsonObject) -> Constraints:
+    """Return the constraints of each layer in a JSON object. Each was parsed once.
+
+    Raises:
+        RepositoryError: With code ``load_error``, naming the file, the layer, the clause and the place in it.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for layer in layers.values:
+        found[layer] = texts = layers.texts(layer)
+        for number, text in enumerate(texts, 1):
+            try:
+                parse(text)
+            except ConstraintError as error:
+                message = f"{layers.where}: constraint {number} of layer {layer} cannot be used: {error}"
+                raise RepositoryError("load_error", message) from error
+    return MappingProxyType(found)

@@ -1,4 +1,4 @@
-"""Which layers a build has, as far as its source tells. Nothing is run: the code may come from anybody."""
+"""The layers of a build, read from its source. Nothing is run, so no trust is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ListedLayer:
     Args:
         name: Its name.
         signature: The arguments of its forward, without ``self``.
-        has_backward: What it says about itself; None if it says nothing.
+        has_backward: The class attribute; None if the class does not set it.
         can_torch_compile: Likewise.
     """
 
@@ -27,7 +27,7 @@ class ListedLayer:
 
 
 def is_layers_file(path: str) -> bool:
-    """Whether a file of a build may define layers: ``layers.py``, or something in a package of that name; also one folder down."""
+    """Return whether a file of a build may define layers: ``layers.py``, or a file in a package of that name."""
     parts = path.split("/")
     return parts[-1] == "layers.py" or (path.endswith(".py") and "layers" in parts[:-1])
 

@@ -1,4 +1,4 @@
-"""What a build says about itself: ``metadata.json``, read and validated."""
+"""``metadata.json``: what a build says about itself, read and validated."""
 
 from __future__ import annotations
 
@@ -15,33 +15,18 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import RepositoryError
-from ..integrity.paths import check_relative_path
-from .constraint_texts import FORM, constraints_in
-from .json_fields import JsonObject
-from .kernel_dependency import KernelDependency
-from .strict_json import parse_object, read_limited
+from ..request import RepositoryRequest, request_in
+from ..strict_json import JsonObject, read_limited
+from .constraints import FORM, Constraints, constraints_in
+from .digests import Digests
+from .paths import check_relative_path
 
 FILE_NAME = "metadata.json"
-SIZE_LIMIT = 4 * 1024 * 1024
-"""In bytes. A digest takes about 120 per file, and a build has dozens of files, not thousands."""
 
 _REQUIRED = ("name", "id", "version", "license", "python-depends", "backend")
 _OPTIONAL = ("upstream", "source", "kernels-minver", "kernel-depends", "digest", "provenance", "constraints")
 _ALGORITHMS = ("sha256", "sha512")
 _MINVER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
-
-
-@dataclass(frozen=True, slots=True)
-class Digests:
-    """What the files of a build must hash to.
-
-    Args:
-        algorithm: ``"sha256"`` or ``"sha512"``.
-        files: The digest of each file, by its path in the variant's directory. All files of the build but ``metadata.json`` are listed.
-    """
-
-    algorithm: str
-    files: Mapping[str, bytes] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +46,9 @@ class Metadata:
         upstream: Where the kernel comes from, a URL.
         source: Where the source of this build is, a URL.
         digest: What its files must hash to.
-        provenance: What it was built with and from, as it stands in the file.
-        constraints: What its layers demand of a call, by the layer's name, as texts.
-        other: All other keys as they stand in the file. The format grows; a key we do not know is no error.
+        provenance: What it was built with and from, as in the file.
+        constraints: What its layers demand of a call.
+        other: All other keys, as in the file. The format grows, so an unknown key is no error.
     """
 
     name: str
@@ -73,13 +58,13 @@ class Metadata:
     python_depends: tuple[str, ...]
     backend: str
     archs: tuple[str, ...] | None = None
-    kernel_depends: tuple[KernelDependency, ...] = ()
+    kernel_depends: tuple[RepositoryRequest, ...] = ()
     minver: str | None = None
     upstream: str | None = None
     source: str | None = None
     digest: Digests | None = None
     provenance: Mapping[str, Any] | None = field(default=None, hash=False)
-    constraints: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    constraints: Constraints = field(default_factory=lambda: MappingProxyType({}), hash=False)
     other: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     @property
@@ -95,14 +80,9 @@ def read_metadata(directory: Path) -> Metadata:
         RepositoryError: With code ``load_error``, naming the file and the key that is missing or wrong.
     """
     path = directory / FILE_NAME
-    try:
-        content = read_limited(path, SIZE_LIMIT)
-    except FileNotFoundError:
-        raise RepositoryError(
-            "load_error", f"{path} does not exist; every build variant needs one with the keys: {', '.join(_REQUIRED)}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RepositoryError("load_error", f"{path} cannot be read: {error}") from error
+    content = read_limited(path)
+    if content is None:
+        raise RepositoryError("load_error", f"{path} does not exist; every build variant needs one with the keys: {', '.join(_REQUIRED)}")
     return parse_metadata(content, str(path))
 
 
@@ -112,14 +92,10 @@ def parse_metadata(content: bytes, where: str) -> Metadata:
     Raises:
         RepositoryError: As `read_metadata`.
     """
-    try:
-        values = parse_object(content)
-    except ValueError as error:
-        raise RepositoryError("load_error", f"{where} cannot be read as JSON: {error}") from error
+    fields = JsonObject.parse(content, where)
     for key in _REQUIRED:
-        if key not in values:
+        if key not in fields.values:
             raise RepositoryError("load_error", f"{where} lacks the key {key!r}; required are: {', '.join(_REQUIRED)}")
-    fields = JsonObject(where, values)
     backend = fields.object("backend", 'an object such as {"type": "cpu"}')
     return Metadata(
         name=fields.text("name"),
@@ -130,20 +106,18 @@ def parse_metadata(content: bytes, where: str) -> Metadata:
         backend=backend.text("type", 'a string such as "cpu"'),
         archs=backend.texts("archs") if backend.has("archs") else None,
         kernel_depends=_kernel_depends(fields),
-        minver=_minver(fields),
+        minver=fields.text("kernels-minver", 'a release such as "0.17.0"', _MINVER) if fields.has("kernels-minver") else None,
         upstream=fields.text("upstream") if fields.has("upstream") else None,
         source=fields.text("source") if fields.has("source") else None,
         digest=_digests(fields) if fields.has("digest") else None,
         provenance=MappingProxyType(dict(fields.object("provenance").values)) if fields.has("provenance") else None,
         constraints=constraints_in(fields.object("constraints", FORM)) if fields.has("constraints") else MappingProxyType({}),
-        other=MappingProxyType({key: value for key, value in values.items() if key not in _REQUIRED + _OPTIONAL}),
+        other=MappingProxyType({key: value for key, value in fields.values.items() if key not in _REQUIRED + _OPTIONAL}),
     )
 
 
 def package_directory(directory: Path, metadata: Metadata) -> Path:
-    """Return the directory whose ``__init__.py`` is a build's module, in both layouts.
-
-    Builds have it in the variant's directory, older ones in a directory in it that bears the kernel's name.
+    """Return the directory whose ``__init__.py`` is a build's module: the variant's, or in older builds one in it with the kernel's name.
 
     Raises:
         RepositoryError: With code ``load_error``, if there is neither.
@@ -159,9 +133,9 @@ def package_directory(directory: Path, metadata: Metadata) -> Path:
 
 
 def _module_name(fields: JsonObject) -> str:
-    """Check that the id can be a module name; a kernel with the id ``colorsys`` has replaced the standard library's module before."""
+    """Return the id, which becomes a module's name. (A kernel with the id ``colorsys`` once replaced the standard library's module.)"""
     name = fields.text("id")
-    # ASCII: Python folds other spellings of a letter into one in an import statement, but not in sys.modules.
+    # ASCII: Python normalizes other spellings of a letter in an import statement, but not in sys.modules.
     if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
         raise fields.refusal("id", "a Python identifier in ASCII: it becomes a module's name")
     if name in sys.stdlib_module_names or name in sys.builtin_module_names:
@@ -169,29 +143,15 @@ def _module_name(fields: JsonObject) -> str:
     return name
 
 
-def _minver(fields: JsonObject) -> str | None:
-    if not fields.has("kernels-minver"):
-        return None
-    version = fields.text("kernels-minver")
-    if not _MINVER.fullmatch(version):
-        raise fields.refusal("kernels-minver", 'a release such as "0.17.0"')
-    return version
-
-
-def _kernel_depends(fields: JsonObject) -> tuple[KernelDependency, ...]:
+def _kernel_depends(fields: JsonObject) -> tuple[RepositoryRequest, ...]:
     if not fields.has("kernel-depends"):
         return ()
-    dependencies: dict[str, KernelDependency] = {}
+    dependencies: dict[str, RepositoryRequest] = {}
     for entry in fields.objects("kernel-depends", 'a list of objects such as {"repo-id": "acme/norms", "version": 1}'):
         repo_id = entry.text("repo-id", 'a repository such as "acme/norms"')
         if repo_id in dependencies:
             raise RepositoryError("load_error", f"{fields.where}: key 'kernel-depends' has {repo_id} twice; a kernel gets one build of it")
-        version = entry.count("version") if entry.has("version") else None
-        revision = entry.text("revision") if entry.has("revision") else None
-        try:
-            dependencies[repo_id] = KernelDependency(repo_id, version=version, revision=revision)
-        except ValueError as error:
-            raise RepositoryError("load_error", f"{fields.where}: key 'kernel-depends' cannot be used: {error}") from error
+        dependencies[repo_id] = request_in(entry, repo_id)
     return tuple(dependencies.values())
 
 

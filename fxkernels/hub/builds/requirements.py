@@ -1,4 +1,4 @@
-"""What a build needs besides itself: Python packages and a loader that understands it, checked before its code is run."""
+"""What a build needs to run: Python packages, and a loader that knows its conventions. Checked before its code is run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _MODULES = {"apache-tvm-ffi": "tvm_ffi", "nvidia-cutlass-dsl": "cutlass"}
 def check_requirements(metadata: Metadata, where: str, variant: str | None = None) -> None:
     """Raise if this Python installation lacks something that the build needs; nothing is imported.
 
-    ``kernels-minver`` names the first release of the `kernels` package that can load a build. What it stands for is a convention, not that
-    package's code: it is compared with `UNDERSTOOD`, by major and minor version, whichever release is installed here.
+    ``kernels-minver`` names the first release of the `kernels` package that can load a build. It is compared with `UNDERSTOOD`, by major
+    and minor version, not with the release that is installed.
 
     Args:
         metadata: The build's metadata.
         where: How to name the build in errors.
-        variant: The build's directory name. One for tvm-ffi needs that version of it, whether its metadata says so or not.
+        variant: The build's directory name. A build for tvm-ffi needs that version of it, even if its metadata does not say so.
 
     Raises:
         RepositoryError: With code ``load_error``, naming everything that is missing and the command that installs it.
@@ -62,7 +62,7 @@ def _check_minver(metadata: Metadata, where: str) -> None:
 
 
 def _requirements(metadata: Metadata, where: str) -> list[Requirement]:
-    """Return what `python-depends` asks of this Python and system, under the packages' names on the package index."""
+    """Return the entries of `python-depends` that apply to this Python and system, under the packages' names on the package index."""
     requirements = []
     for text in metadata.python_depends:
         try:
@@ -85,7 +85,7 @@ def _tvm_ffi(variant: str | None) -> list[Requirement]:
 
 
 def _problem(requirement: Requirement) -> str | None:
-    """Return why a package does not do, as a phrase; None if it does."""
+    """Return why a requirement is not met, as a phrase; None if it is."""
     module = _MODULES.get(requirement.name, requirement.name.replace("-", "_"))
     distribution = _distribution(requirement.name, module)
     if distribution is None:
@@ -95,15 +95,17 @@ def _problem(requirement: Requirement) -> str | None:
         return "its module is here, but no package that says which version it is" if requirement.specifier else None
     if not requirement.specifier:
         return None
+    versions = distribution.metadata.get_all("Version")
+    version = versions[0] if versions else None  # of a package whose description is damaged
     try:
-        fits = requirement.specifier.contains(Version(distribution.version), prereleases=True)
-    except (InvalidVersion, TypeError):  # TypeError: the version is None if the package's description is damaged
-        return f"{distribution.version} is installed, which cannot be compared"
-    return None if fits else f"{distribution.version} is installed"
+        fits = requirement.specifier.contains(Version(str(version)), prereleases=True)
+    except InvalidVersion:
+        return f"{version} is installed, which cannot be compared"
+    return None if fits else f"{version} is installed"
 
 
 def _distribution(name: str, module: str) -> importlib.metadata.Distribution | None:
-    """Find the installed package of that name, or else the one that brings the module: builds of torch call their triton pytorch-triton."""
+    """Return the installed package of that name, or else the one that has the module: builds of torch call their triton pytorch-triton."""
     try:
         return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -114,7 +116,7 @@ def _distribution(name: str, module: str) -> importlib.metadata.Distribution | N
 
 
 def _has_module(name: str) -> bool:
-    """Look for a top-level module without importing anything: to find one below another, Python would import the other."""
+    """Return whether there is a top-level module of that name. Nothing is imported, as it would be for a submodule."""
     if not name.isidentifier():
         return False
     return sys.modules.get(name) is not None or importlib.util.find_spec(name) is not None

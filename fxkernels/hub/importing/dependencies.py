@@ -1,7 +1,7 @@
-"""What a kernel sees of the kernels that it depends on: the ones that its metadata declares, and those only while it is imported.
+"""The kernels that a kernel depends on, as it sees them: those that its metadata declares, and only while it is imported.
 
-Kernels ask by ``get_kernel_dep(repo_id)``, written as an import from fxkernels or from the `kernels` package. The latter need not be
-installed, and stays as it is: in a module of a kernel, and nowhere else, the import statement answers for its name.
+Kernels call ``get_kernel_dep(repo_id)``, which they import from fxkernels or from the `kernels` package. The latter need not be installed,
+and is not modified: in a kernel's modules only, the import statement returns `_KernelsPackage` for its name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 from ...errors import RepositoryError
 
-_PEER = "kernels"
-# The modules of the peer that have get_kernel_dep.
-_ANSWERED = (_PEER, f"{_PEER}.deps")
+_KERNELS = "kernels"
+# The modules of that package that have get_kernel_dep.
+_HAVE_GET_KERNEL_DEP = (_KERNELS, f"{_KERNELS}.deps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ _importing: ContextVar[_Dependant | None] = ContextVar("fxkernels_importing", de
 def get_kernel_dep(repo_id: str) -> ModuleType:
     """Return the kernel `repo_id` to a kernel that depends on it.
 
-    It is for code in a kernel repository that runs when the kernel is imported. Which version comes back is written in the dependant's
-    metadata, under ``kernel-depends``.
+    It is for code in a kernel repository that runs when the kernel is imported. The dependant's metadata has the version, under
+    ``kernel-depends``.
 
     Args:
         repo_id: The kernel's repository, e.g. ``"acme/activations"``.
@@ -67,8 +67,8 @@ def get_kernel_dep(repo_id: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def visible(repository: str, dependencies: Mapping[str, ModuleType]) -> Iterator[None]:
-    """Let `get_kernel_dep` answer with these modules, and no others, as long as the block runs: the import of `repository`."""
+def dependencies_visible(repository: str, dependencies: Mapping[str, ModuleType]) -> Iterator[None]:
+    """Let `get_kernel_dep` return these modules, and no others, while the block imports `repository`."""
     token = _importing.set(_Dependant(repository, dependencies))
     try:
         yield
@@ -78,16 +78,16 @@ def visible(repository: str, dependencies: Mapping[str, ModuleType]) -> Iterator
 
 def run_module(code: CodeType, module: ModuleType) -> None:
     """Run the code of a kernel's module. If it names the `kernels` package, its import statement gets `get_kernel_dep` from here."""
-    if _names_peer(code):
-        # Only then: compilers look into a module's builtins, and ordinary ones are what they expect.
+    if _names_kernels(code):
+        # Only then: compilers look into a module's builtins, and expect ordinary ones.
         module.__dict__["__builtins__"] = vars(builtins) | {"__import__": _import}
     exec(code, module.__dict__)
 
 
-def _names_peer(code: CodeType) -> bool:
-    if any(name == _PEER or name.startswith(f"{_PEER}.") for name in code.co_names):
+def _names_kernels(code: CodeType) -> bool:
+    if any(name == _KERNELS or name.startswith(f"{_KERNELS}.") for name in code.co_names):
         return True
-    return any(_names_peer(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return any(_names_kernels(constant) for constant in code.co_consts if isinstance(constant, CodeType))
 
 
 def _import(
@@ -97,33 +97,33 @@ def _import(
     fromlist: Sequence[str] | None = (),
     level: int = 0,
 ) -> ModuleType:
-    if level or name.partition(".")[0] != _PEER:
+    if level or name.partition(".")[0] != _KERNELS:
         return builtins.__import__(name, globals, locals, fromlist, level)
-    if name not in _ANSWERED:
+    if name not in _HAVE_GET_KERNEL_DEP:
         module = builtins.__import__(name, globals, locals, fromlist, level)
-        # `import kernels.layer` binds the name `kernels`; `from kernels.layer import x` takes x from what is returned.
-        return module if fromlist else _STAND_IN
-    return _STAND_IN.deps if fromlist and name != _PEER else _STAND_IN
+        # `import kernels.layer` binds the name `kernels`; `from kernels.layer import x` takes x from the returned module.
+        return module if fromlist else _PACKAGE
+    return _PACKAGE.deps if fromlist and name != _KERNELS else _PACKAGE
 
 
-class _StandIn(ModuleType):
-    """The `kernels` package as a kernel sees it: our `get_kernel_dep`, and for all else the package itself, if it is installed."""
+class _KernelsPackage(ModuleType):
+    """The `kernels` package as a kernel sees it: our `get_kernel_dep`, and the package's own attributes if it is installed."""
 
     get_kernel_dep = staticmethod(get_kernel_dep)
-    deps: _StandIn
+    deps: _KernelsPackage
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system asks for these, and must not get those of the package
+        if name.startswith("__"):  # for the import system, which must not get the package's
             raise AttributeError(name)
         try:
             return getattr(importlib.import_module(self.__name__), name)
         except ModuleNotFoundError as error:
-            if error.name != _PEER:
+            if error.name != _KERNELS:
                 raise
             raise AttributeError(
-                f"the package {_PEER!r} is not installed; without it, kernels find {_PEER}.get_kernel_dep there, and no {name!r}"
+                f"the package {_KERNELS!r} is not installed; without it, kernels find {_KERNELS}.get_kernel_dep there, and no {name!r}"
             ) from None
 
 
-_STAND_IN = _StandIn(_PEER)
-_STAND_IN.deps = _StandIn(f"{_PEER}.deps")
+_PACKAGE = _KernelsPackage(_KERNELS)
+_PACKAGE.deps = _KernelsPackage(f"{_KERNELS}.deps")

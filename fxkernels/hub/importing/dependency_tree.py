@@ -1,4 +1,4 @@
-"""A kernel with the kernels that it depends on: all of them found first, then imported from the bottom up, all or none."""
+"""A kernel with the kernels that it depends on: all of them are found first, then imported from the bottom up, all or none."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 from ...errors import RepositoryError
-from ..builds.kernel_dependency import KernelDependency
-from ..builds.metadata import Digests, Metadata, package_directory
-from .importer import all_or_nothing, import_variant, imported
+from ..builds.digests import Digests
+from ..builds.metadata import Metadata, package_directory
+from ..request import RepositoryRequest
+from .importer import all_or_nothing, import_variant, imported_module
 
 _SHOWN_DIGITS = 7
 
@@ -23,7 +24,7 @@ class Build:
         name: How errors name the repository.
         revision: The repository's commit; None for a directory.
         directory: The variant's directory.
-        metadata: What the build says about itself.
+        metadata: The build's metadata.
         expected: The digests that its files were verified against; None if there are none.
     """
 
@@ -37,7 +38,7 @@ class Build:
         return self.name if self.revision is None else f"{self.name}@{self.revision[:_SHOWN_DIGITS]}"
 
 
-Find = Callable[[KernelDependency], Build]
+Find = Callable[[RepositoryRequest], Build]
 
 
 def import_build(build: Build, find: Find) -> ModuleType:
@@ -45,15 +46,15 @@ def import_build(build: Build, find: Find) -> ModuleType:
 
     Args:
         build: The build.
-        find: Returns the build of a dependency, and imports nothing. It takes the same care as was taken for `build`: trust, choice of a
-            variant, requirements, digests, the lock.
+        find: Returns the build of a dependency, and imports nothing. It checks what was checked for `build`: trust, choice of a variant,
+            requirements, digests, the lock.
 
     Raises:
-        RepositoryError: If a dependency cannot be found or imported: with what `find` or the import have raised, and which kernel needs it.
-            With code ``load_error``, if kernels depend on each other in a circle. No kernel is then left half imported, and none that was
+        RepositoryError: If a dependency cannot be found or imported: the error of `find` or of the import, with the kernel that needs it.
+            With code ``load_error``, if kernels depend on each other in a circle. No kernel is left half imported then, and none that was
             imported only for another.
     """
-    if (module := imported(build.directory, build.metadata.id)) is not None:
+    if (module := imported_module(build.directory, build.metadata.id)) is not None:
         return module
     tree = _tree(build, find, above=())
     with all_or_nothing():
@@ -68,7 +69,7 @@ class _Tree:
 
 def _tree(build: Build, find: Find, above: tuple[Build, ...]) -> _Tree:
     chain = (*above, build)
-    # By directory, which stands for repository and commit: two commits of one repository are two kernels.
+    # A directory is a repository at a commit: two commits of one repository are two kernels.
     if any(other.directory == build.directory for other in above):
         names = " -> ".join(map(str, chain))
         raise RepositoryError("load_error", f"kernels depend on each other in a circle: {names}; none of them can be imported first")
@@ -97,5 +98,5 @@ def _import(tree: _Tree, above: tuple[Build, ...] = ()) -> ModuleType:
 
 
 def _needed(chain: tuple[Build, ...]) -> str:
-    """Return whose dependency failed, from the innermost dependant to the kernel that was asked for."""
+    """Return whose dependency failed, from the innermost dependant to the outermost kernel."""
     return "needed by " + ", which is needed by ".join(str(build) for build in reversed(chain))

@@ -1,4 +1,4 @@
-"""How Python's import system finds the modules of kernels, and nothing else: verified source and compiled code, never byte code."""
+"""Python's import system for the modules of kernels: it finds verified source and compiled code, never byte code."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from ...errors import RepositoryError
-from ..builds.metadata import Digests
-from ..integrity.digests import verify_content, verify_file
+from ..builds.digests import Digests, verify_content, verify_file
 from .dependencies import run_module
 
 
@@ -28,7 +27,7 @@ class ImportedBuild:
         package: The directory in it, or the same, whose ``__init__.py`` is the module.
         repository: How to name the repository in errors.
         expected: The digests of its files; None if there are none.
-        refusals: The errors about changed files. A kernel that catches what its imports raise must not get away with it.
+        refusals: The errors about changed files. They are raised in the end, even if the kernel catches them.
     """
 
     directory: Path
@@ -38,22 +37,22 @@ class ImportedBuild:
     refusals: list[RepositoryError] = field(default_factory=list)
 
     def check_source(self, path: Path, content: bytes) -> None:
-        """Hold what was read from a file, and is about to be compiled, to the file's digest."""
+        """Check the content of a source file that is about to be compiled against the file's digest."""
         if self.expected is not None:
-            with self._noted():
+            with self._recorded():
                 verify_content(content, path, self._digest(path, self.expected), self.expected.algorithm, self.repository)
 
     def check_extension(self, path: Path) -> None:
-        """Hold a file of compiled code to its digest."""
+        """Check a file of compiled code against its digest."""
         if self.expected is not None:
-            with self._noted():
+            with self._recorded():
                 verify_file(path, self._digest(path, self.expected), self.expected.algorithm, self.repository)
 
     def _digest(self, path: Path, expected: Digests) -> bytes | None:
         return expected.files.get(path.relative_to(self.directory).as_posix()) if path.is_relative_to(self.directory) else None
 
     @contextlib.contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _recorded(self) -> Iterator[None]:
         try:
             yield
         except RepositoryError as error:
@@ -62,7 +61,7 @@ class ImportedBuild:
 
 
 builds: dict[str, ImportedBuild] = {}
-"""The builds whose modules can be found, by id. Whoever changes it holds the importer's lock."""
+"""The builds whose modules can be found, by id. It is changed under the importer's lock only."""
 
 
 class KernelFinder(MetaPathFinder):
@@ -82,21 +81,21 @@ class KernelFinder(MetaPathFinder):
             finder = FileFinder(entry, (_ExtensionLoader, EXTENSION_SUFFIXES), (_SourceLoader, SOURCE_SUFFIXES))
             if (spec := finder.find_spec(fullname)) is not None:
                 return spec
-        # With None instead, the next finder would look into the same directory and take byte code there.
+        # After None, the next finder would look into the same directory and take byte code there.
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles the source each time. Byte code is neither read (it could say something else than the source) nor written."""
+    """Compiles the source each time. Byte code is neither read (it could differ from the source) nor written."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
         content = self.get_data(path)
-        # What is compiled is what was checked: the file may have changed since the build was verified.
+        # Checked once more, because the file may have changed since the build was verified.
         _build_of(fullname).check_source(Path(path), content)
         code: CodeType = self.source_to_code(content, path)
-        # Triton compiles what inspect.getsource returns: that has to be this text too, not what the file holds by then. An entry without a
-        # time of modification is never compared to the file.
+        # Triton compiles what inspect.getsource returns. That has to be this text too, even if the file changes. linecache never compares
+        # an entry without a time of modification with the file.
         text = importlib.util.decode_source(content)
         linecache.cache[path] = (len(content), None, list(io.StringIO(text)), path)
         return code

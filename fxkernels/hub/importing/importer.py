@@ -16,8 +16,9 @@ from types import MappingProxyType, ModuleType
 import torch
 
 from ...errors import RepositoryError
-from ..builds.metadata import FILE_NAME, Digests
-from .dependencies import visible
+from ..builds.digests import Digests
+from ..builds.metadata import FILE_NAME
+from .dependencies import dependencies_visible
 from .finder import ImportedBuild, KernelFinder, builds
 
 _NO_DEPENDENCIES: Mapping[str, ModuleType] = MappingProxyType({})
@@ -25,7 +26,7 @@ _NO_DEPENDENCIES: Mapping[str, ModuleType] = MappingProxyType({})
 _FINDER = KernelFinder()
 # One import at a time, and reentrant: a kernel may ask for another kernel during its own import.
 _LOCK = threading.RLock()
-# The ids of builds whose import failed, for the error of a retry.
+# The ids of builds whose import failed. A second failure gets a hint.
 _failed: set[str] = set()
 
 
@@ -38,20 +39,20 @@ def import_variant(
     package: Path | None = None,
     expected: Digests | None = None,
 ) -> ModuleType:
-    """Return the build in `directory` as a module; asked again, the same one.
+    """Return the build in `directory` as a module; a second call returns the same one.
 
     Args:
         directory: The variant's directory.
         module_name: The build's id. Builds with different ids live side by side in one process.
         repository: How to name the repository in errors.
         dependencies: The kernels, by repository, that it gets from `fxkernels.get_kernel_dep` while it is imported.
-        package: The directory whose ``__init__.py`` is the module, if it is another than the variant's.
-        expected: The digests of the build's files. What is run is held to them once more, in the moment in which it is loaded.
+        package: The directory whose ``__init__.py`` is the module, if it is not the variant's.
+        expected: The digests of the build's files. Each file is checked once more when it is loaded.
 
     Raises:
-        RepositoryError: With code ``load_error``, if the id belongs to another module or the import fails. It then names file and line of
-            the failing statement, has what was raised as its cause, and nothing of the build, nor of another kernel that was imported only
-            for it, is left in `sys.modules`. With code ``digest``, if a file is not the one that `expected` lists.
+        RepositoryError: With code ``load_error``, if the id belongs to another module or the import fails. It names file and line of the
+            failing statement and has the error as its cause. No module of the build, nor of a kernel that was imported only for it, is left
+            in `sys.modules` then. With code ``digest``, if a file is not the one that `expected` lists.
     """
     directory = directory.resolve()
     package = directory if package is None else package.resolve()
@@ -61,14 +62,14 @@ def import_variant(
         if module_name in builds and module_name in sys.modules:
             _require_same_directory(directory, module_name, repository)
             return sys.modules[module_name]
-        builds.pop(module_name, None)  # somebody has taken the module out of sys.modules, and gets a new one
-        with all_or_nothing(), visible(repository, dependencies):
+        builds.pop(module_name, None)  # the program has removed the module from sys.modules, and gets a new one
+        with all_or_nothing(), dependencies_visible(repository, dependencies):
             _require_free_name(directory, module_name, repository)
             return _import(module_name, ImportedBuild(directory, package, repository, expected))
 
 
-def imported(directory: Path, module_name: str) -> ModuleType | None:
-    """Return the module that `import_variant` has made of this build; None if it has not."""
+def imported_module(directory: Path, module_name: str) -> ModuleType | None:
+    """Return the module of a build that `import_variant` has imported before; None if it has not."""
     with _LOCK:
         build = builds.get(module_name)
         return sys.modules.get(module_name) if build is not None and build.directory == directory.resolve() else None
@@ -76,9 +77,9 @@ def imported(directory: Path, module_name: str) -> ModuleType | None:
 
 @contextlib.contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Take every kernel that is imported in the block out of the process again, if the block raises.
+    """Remove every kernel that is imported in the block from the process again, if the block raises.
 
-    One thread at a time, so that nobody else can have got hold of what is taken out.
+    It runs one thread at a time, so no other thread can hold a module that is removed.
     """
     with _LOCK:
         if _FINDER not in sys.meta_path:
@@ -109,7 +110,7 @@ def _require_free_name(directory: Path, module_name: str, repository: str) -> No
         spec = sys.modules[module_name].__spec__
     else:
         spec = importlib.util.find_spec(module_name)
-        # A directory without __init__.py that happens to lie on sys.path is found as a namespace package, and is nobody's module.
+        # A directory without __init__.py on sys.path is found as a namespace package, and is no module.
         if spec is None or spec.origin is None:
             return
     origin = spec.origin if spec is not None else None
@@ -144,27 +145,27 @@ def _failure(module_name: str, build: ImportedBuild, error: BaseException) -> Re
 
 
 def _forget(module_name: str, modules_before: set[str]) -> None:
-    """Take a build and everything in its directory out of the process, so that a later try starts afresh."""
+    """Remove a build and everything in its directory from the process, so that a later try starts afresh."""
     directory = builds.pop(module_name).directory
     for name, module in list(sys.modules.items()):
         ours = name == module_name or name.startswith(f"{module_name}.")
         # Some kernels import a file of theirs under a name of its own.
-        if ours or (name not in modules_before and _lies_in(directory, module)):
+        if ours or (name not in modules_before and _is_in(directory, module)):
             del sys.modules[name]
             if isinstance(module, ModuleType):
-                _take_back_ops(module)
+                _forget_ops(module)
 
 
-def _lies_in(directory: Path, module: ModuleType) -> bool:
-    # Not by getattr: what stands in sys.modules may be an object that imports half a library when it is asked for an attribute.
+def _is_in(directory: Path, module: ModuleType) -> bool:
+    # Not by getattr: an object in sys.modules may be a lazy module that imports a library when an attribute is read.
     file = module.__dict__.get("__file__") if isinstance(module, ModuleType) else None
     return isinstance(file, str) and Path(file).is_relative_to(directory)
 
 
-def _take_back_ops(module: ModuleType) -> None:
-    """Let go of the module's `torch.library.Library` objects: with the last reference to one, torch forgets the ops that it has defined.
+def _forget_ops(module: ModuleType) -> None:
+    """Delete the module's `torch.library.Library` objects: with the last reference to one, torch forgets the ops that it has defined.
 
-    The error of the failed import refers to the module's globals and would keep them alive for as long as anybody keeps the error.
+    The error of the failed import refers to the module's globals and would keep them alive.
     """
     for name, value in list(vars(module).items()):
         if isinstance(value, torch.library.Library):

@@ -1,8 +1,7 @@
-"""Locks: which commits of which repositories may be loaded, and what the files of their builds must hash to.
+"""Locks: which commits of which repositories may be loaded, and the digests of their files.
 
-A lock says of each repository what was asked for when it was written (``acme/norms@v1``), which commit that was, and of each build the
-digest of every file. Whatever a lock does not say is refused, not guessed. How locks are written down is the business of `lock_file`, and
-how they come about that of `locking`.
+A lock has for each repository the request that was locked (``acme/norms@v1``), its commit, and the digest of every file of every build.
+A repository, build or file that is not in the lock is refused. `lock_file` reads and writes locks, `locking` makes them.
 """
 
 from __future__ import annotations
@@ -14,27 +13,26 @@ from pathlib import Path
 from typing import Protocol
 
 from ...errors import RepositoryError
-from ..builds.kernel_dependency import KernelDependency
-from ..builds.metadata import Digests
-from ..integrity.digests import git_blob_sha1, sha256_of, verify_files
-from ..integrity.paths import BLOBS
+from ..builds.digests import Digests, git_blob_sha1, sha256_of, verify_files
+from ..builds.paths import BLOBS
+from ..request import RepositoryRequest
 
 _LFS_NAME = 64
 """Digits in the cache's name of an LFS file, which is its SHA-256; that of a git file is its SHA-1."""
 
 
 class LockedVariant(Protocol):
-    """What a lock knows of a build."""
+    """A lock's entry for a build."""
 
     def verify(self, files: Mapping[str, Path], where: str) -> None:
         """Check the build's files.
 
         Args:
-            files: The files, as `fxkernels.hub.integrity.paths.variant_files` returns them.
+            files: The files, as `fxkernels.hub.builds.paths.variant_files` returns them.
             where: How to name the build in errors.
 
         Raises:
-            RepositoryError: With code ``digest``, if they are not what was locked or that cannot be found out.
+            RepositoryError: With code ``digest``, if they are not the locked ones, or that cannot be checked.
         """
 
 
@@ -50,7 +48,7 @@ class LockedFiles:
 
     def verify(self, files: Mapping[str, Path], where: str) -> None:
         verify_files(files, self.digests, where)
-        # What the digests in metadata never list (metadata.json, its signature) is listed here.
+        # Unlike those in metadata, these digests include metadata.json and its signature.
         more = sorted(files.keys() - self.digests.files.keys())
         if more:
             raise RepositoryError("digest", f"{where} has files that were not locked: {', '.join(more)}")
@@ -60,8 +58,8 @@ class LockedFiles:
 class LockedHash:
     """One hash over a build, as the `kernels` package before 0.17 wrote it into its lock (``git_lfs_concat``).
 
-    It is the SHA-256 of, file by file in the order of the names: the name, and the bytes of what git calls the content, which is the
-    SHA-256 of an LFS file and the SHA-1 of any other blob. Which of the two a file is, only the cache of `huggingface_hub` knows.
+    It is the SHA-256 over the name and the hash of each file, in the order of the names. The hash is the SHA-256 of an LFS file, and the
+    SHA-1 of the git blob of any other. Only the cache of `huggingface_hub` knows which of the two a file is.
 
     Args:
         sha256: The hash.
@@ -89,8 +87,8 @@ class LockedHash:
 
 
 @dataclass(frozen=True, slots=True)
-class Uncheckable:
-    """Something in a lock that nobody here can check; so the build is refused.
+class UnknownHash:
+    """A hash of an unknown kind. It cannot be checked, so the build is refused.
 
     Args:
         reason: Why, as a phrase.
@@ -104,47 +102,47 @@ class Uncheckable:
 
 @dataclass(frozen=True, slots=True)
 class LockedRepository:
-    """What a lock says about a repository.
+    """A lock's entry for a repository.
 
     Args:
         repo_id: Organization and name.
         commit: The full commit.
-        request: What was asked for when it was locked; None if the lock does not say.
-        variants: What is known of each build. None if the lock has the commit only, as those of the `kernels` package from 0.17 on.
+        request: The request that was locked; None if the lock does not say.
+        variants: The entry of each build. None if the lock has the commit only, as those of the `kernels` package from 0.17 on.
     """
 
     repo_id: str
     commit: str
-    request: KernelDependency | None
+    request: RepositoryRequest | None
     variants: Mapping[str, LockedVariant] | None = field(hash=False)
 
     def __str__(self) -> str:
         return str(self.request or f"{self.repo_id}@{self.commit[:7]}")
 
-    def answers(self, wanted: KernelDependency) -> bool:
-        """Whether this is the repository in the state that is wanted: what was locked under that name, or its commit."""
+    def answers(self, wanted: RepositoryRequest) -> bool:
+        """Return whether a request is the one that was locked, or asks for the locked commit."""
         return wanted.repo_id == self.repo_id and (wanted == self.request or wanted.revision == self.commit)
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """What may be loaded.
+    """The repositories that may be loaded.
 
     Args:
         where: The file, as errors name it.
-        repositories: What is locked, dependencies included, in the order of their names.
-        requires: What the project asked for.
+        repositories: The locked repositories and their dependencies, in the order of their names.
+        requires: The requests of the project.
     """
 
     where: str
     repositories: tuple[LockedRepository, ...]
-    requires: tuple[KernelDependency, ...] = ()
+    requires: tuple[RepositoryRequest, ...] = ()
 
-    def find(self, wanted: KernelDependency) -> LockedRepository:
-        """Return what is locked for a repository in a state.
+    def find(self, wanted: RepositoryRequest) -> LockedRepository:
+        """Return the entry for a request.
 
         Raises:
-            RepositoryError: With code ``untrusted``, if nothing is.
+            RepositoryError: With code ``untrusted``, if there is none.
         """
         found = next((entry for entry in self.repositories if entry.answers(wanted)), None)
         if found is not None:
@@ -153,10 +151,10 @@ class Lock:
         raise self._not_locked(str(wanted), f"it has {', '.join(others)} instead" if others else None)
 
     def find_required(self, repo_id: str) -> LockedRepository:
-        """Return what is locked for a repository of which only the name is given: the one that the project asked for.
+        """Return the entry for a repository of which only the name is given: the one that the project requires, or else the only one.
 
         Raises:
-            RepositoryError: With code ``untrusted``, if it is not locked, or several states of it are and the project asked for none.
+            RepositoryError: With code ``untrusted``, if it is not locked, or only as several dependencies.
         """
         required = next((request for request in self.requires if request.repo_id == repo_id), None)
         if required is not None:

@@ -1,18 +1,22 @@
-"""A repository on the Hub as a lock has it: at that commit, with those builds, and each of their files as it was locked."""
+"""A repository on the Hub as a lock has it: at the locked commit, with the locked builds and files."""
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RepositoryError
-from ..builds.metadata import Digests, Metadata
-from ..integrity.paths import variant_files
+from ..builds.digests import Digests
+from ..builds.metadata import Metadata
+from ..builds.paths import variant_files
+from ..overrides import VARIABLE, local_override
 from ..remote.cache import CachedRepository
-from ..remote.download import HubSnapshot
-from .lock import LockedFiles, LockedRepository, LockedVariant
+from ..remote.hub_snapshot import HubSnapshot
+from ..remote.trust import require_trust
+from .lock import Lock, LockedFiles, LockedRepository, LockedVariant
 
 _log = logging.getLogger("fxkernels")
 
@@ -22,7 +26,7 @@ class LockedSnapshot:
     """A repository on the Hub at the commit and with the builds that a lock has.
 
     Args:
-        entry: What the lock says about it.
+        entry: The lock's entry for it.
         lock_file: The lock's file, for errors.
     """
 
@@ -62,7 +66,7 @@ class LockedSnapshot:
         return locked.digests if isinstance(locked, LockedFiles) else known
 
     def files(self, variant: str) -> dict[str, Path]:
-        """Return the files of a build that are in the cache, by path in the variant's directory."""
+        """Return the files of a build, by path in the variant's directory."""
         return variant_files(self._hub.directory(variant), CachedRepository.of(self.entry.repo_id).folder)
 
     @functools.cached_property
@@ -77,6 +81,23 @@ class LockedSnapshot:
                 "digest", f"build {variant} of {self.entry} is not in {self.lock_file}; run `fxkernels lock` if it should be"
             )
         return self.entry.variants[variant]
+
+
+def open_locked(lock: Lock, entry: LockedRepository, trust_remote_code: bool | Sequence[str]) -> LockedSnapshot:
+    """Return a repository as it is locked, if its code may run.
+
+    Raises:
+        RepositoryError: With code ``untrusted``, if it may not, or if ``FXKERNELS_LOCAL`` replaces the repository.
+    """
+    directory = local_override(entry.repo_id)
+    if directory is not None:
+        raise RepositoryError(
+            "untrusted",
+            f"{VARIABLE} replaces {entry.repo_id} with {directory}, and {lock.where} locks it to {entry.commit[:7]}\n"
+            f"  Take it out of {VARIABLE}, or load without the lock file: only locked repositories may run under a lock.",
+        )
+    require_trust(entry.repo_id, entry.commit, trust_remote_code)
+    return LockedSnapshot(entry, lock.where)
 
 
 @functools.cache

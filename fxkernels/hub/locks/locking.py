@@ -1,6 +1,6 @@
-"""How a lock comes about: the commit of each kernel that a project names, of all their dependencies, and the digests of all files.
+"""Makes a lock: the commits of the kernels that a project requires and of their dependencies, and the digests of all files.
 
-Nothing is run, and little is downloaded: the Hub lists the SHA-256 of files in LFS, which are the large ones. Files in git it lists by
+Nothing is run, and little is downloaded. The Hub lists the SHA-256 of files in LFS, which are the large ones. It lists files in git by
 git's own hash; these are downloaded, compared with that hash and digested here.
 """
 
@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import RepositoryError
-from ..builds.kernel_dependency import KernelDependency
-from ..builds.metadata import Digests
-from ..integrity.digests import sha256_of
-from ..remote.download import HubSnapshot
-from ..remote.resolve import resolve
-from ..remote.trust import require_trust
+from ..builds.digests import Digests, sha256_of
+from ..loading import open_commit
+from ..remote.hub_snapshot import HubSnapshot
+from ..request import RepositoryRequest
 from .lock import Lock, LockedFiles, LockedRepository, LockedVariant
 
 TABLE = "tool.fxkernels.kernels"
 _EXAMPLE = '"acme/norms" = { version = 1 }'
 
 
-def required_kernels(pyproject: Path) -> tuple[KernelDependency, ...]:
-    """Return the kernels that a project names under ``[tool.fxkernels.kernels]``, by name.
+def required_kernels(pyproject: Path) -> tuple[RepositoryRequest, ...]:
+    """Return the kernels that a project lists under ``[tool.fxkernels.kernels]``, by name.
 
     Each is ``"org/name" = { version = 1 }`` or ``{ revision = "..." }``, or in short the version's number or the revision's name.
 
     Raises:
-        ValueError: Naming file and key, if there is no such table or something in it makes no sense.
+        ValueError: Naming file and key, if there is no such table or an entry is not valid.
         OSError: If the file cannot be read.
     """
     try:
@@ -47,7 +44,7 @@ def required_kernels(pyproject: Path) -> tuple[KernelDependency, ...]:
     return tuple(_request(pyproject, repo_id, value) for repo_id, value in sorted(content.items()))
 
 
-def _request(pyproject: Path, repo_id: str, value: Any) -> KernelDependency:
+def _request(pyproject: Path, repo_id: str, value: Any) -> RepositoryRequest:
     where = f'{pyproject}: "{repo_id}" in [{TABLE}]'
     state = value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -65,64 +62,62 @@ def _request(pyproject: Path, repo_id: str, value: Any) -> KernelDependency:
     if revision is not None and not isinstance(revision, str):
         raise ValueError(f"{where} has the revision {revision!r}; it must be the name of a branch, tag or commit")
     try:
-        return KernelDependency(repo_id, version=version, revision=revision)
+        return RepositoryRequest(repo_id, version=version, revision=revision)
     except ValueError as error:
         raise ValueError(f"{where} cannot be used: {error}") from None
 
 
-@dataclass
-class Locking:
-    """Locks repositories, each once, with everything that they depend on.
+def lock_kernels(
+    requires: Sequence[RepositoryRequest], where: str, trust_remote_code: bool | Sequence[str] = False
+) -> tuple[Lock, list[str]]:
+    """Return the lock of the required repositories and their dependencies, and a note on each build that was left out.
 
     Args:
-        trust_remote_code: See `fxkernels.hub.remote.trust`. What nobody trusts is not locked.
-        notes: What the user should know of the lock that was made: builds that were left out.
+        requires: The requests of the project.
+        where: The lock file, as errors name it.
+        trust_remote_code: See `fxkernels.hub.remote.trust`. Only trusted repositories are locked.
+
+    Raises:
+        RepositoryError: If a repository or a dependency cannot be fetched or is not trusted.
     """
+    locked: dict[RepositoryRequest, LockedRepository] = {}
+    notes: list[str] = []
+    waiting = list(requires)
+    while waiting:
+        request = waiting.pop()
+        if request not in locked:
+            locked[request], dependencies, left_out = _locked(request, trust_remote_code)
+            waiting += dependencies
+            notes += left_out
+    return Lock(where, tuple(sorted(locked.values(), key=str)), tuple(requires)), notes
 
-    trust_remote_code: bool | Sequence[str] = False
-    notes: list[str] = field(default_factory=list)
-    _locked: dict[KernelDependency, LockedRepository] = field(default_factory=dict)
 
-    def lock(self, requires: Sequence[KernelDependency], where: str) -> Lock:
-        """Return the lock of what is required; `where` is the file's name in errors.
+def _locked(
+    request: RepositoryRequest, trust_remote_code: bool | Sequence[str]
+) -> tuple[LockedRepository, list[RepositoryRequest], list[str]]:
+    """Return the entry of one repository, its dependencies, and notes on builds that were left out.
 
-        Raises:
-            RepositoryError: If a repository, or one that it depends on, cannot be had or is not trusted.
-        """
-        open_requests = list(requires)
-        while open_requests:
-            request = open_requests.pop()
-            if request not in self._locked:
-                open_requests += self._add(request)
-        return Lock(where, tuple(sorted(self._locked.values(), key=str)), tuple(requires))
-
-    def _add(self, request: KernelDependency) -> list[KernelDependency]:
-        """Lock one repository and return what its builds depend on. A circle is for the import to find: builds differ in what they need."""
-        commit = resolve(request.repo_id, revision=request.revision, version=request.version)
-        require_trust(request.repo_id, commit, self.trust_remote_code)
-        snapshot = HubSnapshot(request.repo_id, commit)
-        variants: dict[str, LockedVariant] = {}
-        dependencies: list[KernelDependency] = []
-        left_out: list[str] = []
-        for variant in snapshot.variants():
-            files = LockedFiles(_digests(snapshot, variant))  # downloads the metadata too; what fails after that is the metadata's fault
-            try:
-                metadata = snapshot.metadata(variant)
-            except RepositoryError as error:
-                left_out.append(f"build {variant} of {request} cannot be loaded and is left out: {error}")
-                continue
-            variants[variant] = files
-            dependencies += metadata.kernel_depends
-        if not variants:
-            raise RepositoryError("load_error", "\n  ".join([f"{request} has no build that can be loaded", *left_out]))
-        self.notes += left_out
-        self._locked[request] = LockedRepository(request.repo_id, commit, request, variants)
-        return dependencies
+    A circle of dependencies is found by the import: builds differ in their dependencies.
+    """
+    snapshot = open_commit(request, trust_remote_code)
+    variants: dict[str, LockedVariant] = {}
+    dependencies: list[RepositoryRequest] = []
+    left_out: list[str] = []
+    for variant in snapshot.variants():
+        files = LockedFiles(_digests(snapshot, variant))  # downloads metadata.json too, so only its content can be wrong after that
+        try:
+            metadata = snapshot.metadata(variant)
+        except RepositoryError as error:
+            left_out.append(f"build {variant} of {request} cannot be loaded and is left out: {error}")
+            continue
+        variants[variant] = files
+        dependencies += metadata.kernel_depends
+    if not variants:
+        raise RepositoryError("load_error", "\n  ".join([f"{request} has no build that can be loaded", *left_out]))
+    return LockedRepository(request.repo_id, snapshot.commit, request, variants), dependencies, left_out
 
 
 def _digests(snapshot: HubSnapshot, variant: str) -> Digests:
-    prefix = f"build/{variant}/"
     listed = snapshot.files(variant)
-    here = snapshot.fetch({path: file for path, file in listed.items() if file.sha256 is None})
-    digests = {path.removeprefix(prefix): bytes.fromhex(file.sha256 or sha256_of(here[path])) for path, file in listed.items()}
-    return Digests("sha256", digests)
+    fetched = snapshot.fetch(variant, [name for name, file in listed.items() if file.sha256 is None])
+    return Digests("sha256", {name: bytes.fromhex(file.sha256 or sha256_of(fetched[name])) for name, file in listed.items()})

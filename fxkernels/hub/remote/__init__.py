@@ -1,1 +1,1 @@
-"""The Hub: the one door to huggingface_hub, its cache, names to commits, files of a commit, and whose code may run."""
+"""The Hub: the one door to huggingface_hub, its cache, names to commits, the files of a commit, and whose code may run."""

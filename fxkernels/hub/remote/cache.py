@@ -1,8 +1,8 @@
-"""Where a kernel repository lies in huggingface_hub's cache, and the two things written there besides the client's own files.
+"""A kernel repository in huggingface_hub's cache.
 
-The layout is the client's: ``kernels--org--name/{refs/<name>, snapshots/<commit>/..., blobs/<digest>}``. Written here are refs, in the same
-place and form, so that an offline run finds what an online one resolved; and ``fxkernels/<commit>.json``, the list of the files under
-``build/`` at a commit with what git calls their content, so that a half-downloaded or changed build is known as such.
+The layout is the client's: ``kernels--org--name/{refs/<name>, snapshots/<commit>/..., blobs/<digest>}``. fxkernels adds refs in the
+client's form, so that an offline run finds what an online one resolved. It also adds ``fxkernels/<commit>.json``, the list of the files
+under ``build/`` at a commit with their hashes, by which a half-downloaded or changed build is detected.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ...cache_directory import read_record, write_atomically
 from ...errors import RepositoryError
-from ..builds.kernel_dependency import is_repo_id, is_revision
-from ..integrity.paths import check_relative_path
+from ..builds.digests import git_blob_sha1, sha256_of
+from ..builds.paths import BUILD, SNAPSHOTS, check_relative_path, is_byte_code
+from ..request import FULL_COMMIT, check_repo_id, is_revision
 
-FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 _FORMAT = 1
 
@@ -30,17 +30,33 @@ class ListedFile:
 
     Args:
         size: In bytes.
-        sha1: The git blob's name, for a file that lies in git itself.
-        sha256: Its content's digest, for a file in LFS. With neither, all that is known of its content is the name it has in the cache.
+        sha1: The hash of the git blob, for a file in git itself.
+        sha256: The digest of the content, for a file in LFS. With neither, only the file's name in the cache tells its content.
     """
 
     size: int
     sha1: str | None = None
     sha256: str | None = None
 
-    def is_known_as(self, blob: str) -> bool:
-        """Whether a blob of this name in the cache is this file."""
-        return blob == self.sha256 if self.sha256 is not None else self.sha1 in (None, blob)
+    def has_blob_name(self, name: str) -> bool:
+        """Return whether the blob of this name in the cache is this file."""
+        return name == self.sha256 if self.sha256 is not None else self.sha1 in (None, name)
+
+    def has_content_of(self, path: Path) -> bool:
+        """Return whether a file on disk has the content of this one, as far as the list tells."""
+        file = path.resolve()
+        if self.sha256 is not None:
+            return sha256_of(file) == self.sha256
+        return self.sha1 is None or git_blob_sha1(file) == self.sha1
+
+
+def files_of_build(listing: Mapping[str, ListedFile], variant: str) -> dict[str, ListedFile]:
+    """Return the files of a build among those of a commit, by path in the variant's directory.
+
+    Byte code is left out: it is never downloaded or read.
+    """
+    prefix = f"{BUILD}/{variant}/"
+    return {path.removeprefix(prefix): file for path, file in listing.items() if path.startswith(prefix) and not is_byte_code(path)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +76,17 @@ class CachedRepository:
         """Return the folder in the cache that ``HF_HOME`` or ``HF_HUB_CACHE`` name."""
         from huggingface_hub import constants
 
-        if not is_repo_id(repo_id):
-            raise ValueError(f"{repo_id!r} is no repository on the Hub; its id has the form organization/name, e.g. 'acme/norms'")
+        check_repo_id(repo_id)
         return cls(repo_id, Path(constants.HF_HUB_CACHE).expanduser() / f"kernels--{repo_id.replace('/', '--')}")
 
     def snapshot(self, commit: str) -> Path:
-        """Where a commit's files are."""
-        return self.folder / "snapshots" / commit
+        """Return the folder of a commit's files."""
+        return self.folder / SNAPSHOTS / commit
 
     # --- refs ---
 
     def commit_of(self, revision: str) -> str | None:
-        """Return the commit that a branch, a tag or the beginning of a commit stood for when it was last resolved."""
+        """Return the commit of a branch, a tag or the beginning of a commit, as it was last resolved."""
         if FULL_COMMIT.fullmatch(revision):
             return revision
         if not is_revision(revision):
@@ -86,19 +101,19 @@ class CachedRepository:
         return known[0] if len(known) == 1 else None
 
     def commits(self) -> list[str]:
-        """The commits of which something is in the cache."""
+        """Return the commits of which there are files in the cache."""
         with contextlib.suppress(OSError):
-            return sorted(entry.name for entry in (self.folder / "snapshots").iterdir() if FULL_COMMIT.fullmatch(entry.name))
+            return sorted(entry.name for entry in (self.folder / SNAPSHOTS).iterdir() if FULL_COMMIT.fullmatch(entry.name))
         return []
 
     def refs(self) -> dict[str, str]:
-        """The names that were resolved before, and the commits that they stood for."""
+        """Return the names that were resolved before, with their commits."""
         folder = self.folder / "refs"
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
         return {name: commit for name in sorted(names) if (commit := self.commit_of(name)) is not None}
 
-    def remember(self, revision: str, commit: str) -> None:
-        """Write what a name stands for.
+    def write_ref(self, revision: str, commit: str) -> None:
+        """Keep the commit of a name.
 
         Raises:
             OSError: If the cache cannot be written.
@@ -109,7 +124,7 @@ class CachedRepository:
     # --- the list of files ---
 
     def listing(self, commit: str) -> dict[str, ListedFile] | None:
-        """Return the files under ``build/`` at a commit, or None if that is not known. A list that cannot be read is not known."""
+        """Return the files under ``build/`` at a commit; None if there is no list, or none that can be read."""
         record = read_record(self._listing(commit))
         if record is None or record.get("format") != _FORMAT:
             return None

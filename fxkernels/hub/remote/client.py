@@ -1,6 +1,6 @@
-"""The one door to huggingface_hub: its requests, its waiting and its tokens, and what went wrong in the words of this library.
+"""The one door to huggingface_hub: requests with the client's retries and tokens, and its errors as errors of this library.
 
-Nothing of the client is imported before it is needed: a kernel that is in the cache is loaded without it.
+The client is imported at the first request: a kernel that is in the cache is loaded without it.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from typing import Any
 from ...errors import RepositoryError
 
 KIND = "kernel"
-# What the Hub says when it has too much to do or is down: another try later may be answered.
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# HTTP status codes of a Hub that is busy or down: a later request may succeed.
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
-_asks_nothing: ContextVar[bool] = ContextVar("fxkernels_asks_nothing", default=False)
+_no_requests: ContextVar[bool] = ContextVar("fxkernels_no_requests", default=False)
 
 
 @contextmanager
 def no_requests() -> Iterator[None]:
-    """Forbid every request, as ``HF_HUB_OFFLINE`` does, in this thread or task. What is found out then is not remembered for later."""
-    token = _asks_nothing.set(True)
+    """Forbid every request in this thread or task, as ``HF_HUB_OFFLINE`` does. Nothing is remembered for later then."""
+    token = _no_requests.set(True)
     try:
         yield
     finally:
-        _asks_nothing.reset(token)
+        _no_requests.reset(token)
 
 
-def asks_nothing() -> bool:
-    """Whether `no_requests` is in force."""
-    return _asks_nothing.get()
+def requests_forbidden() -> bool:
+    """Return whether `no_requests` is in force."""
+    return _no_requests.get()
 
 
 def offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` or `no_requests` forbids every request."""
+    """Return whether ``HF_HUB_OFFLINE`` or `no_requests` forbids every request."""
     from huggingface_hub import constants
 
-    return _asks_nothing.get() or constants.HF_HUB_OFFLINE
+    return _no_requests.get() or constants.HF_HUB_OFFLINE
 
 
 def why_offline() -> str:
-    """Who forbids requests, in an error."""
-    return "nothing is fetched here" if _asks_nothing.get() else "HF_HUB_OFFLINE is set"
+    """Return why requests are forbidden, as a phrase of an error."""
+    return "nothing is fetched here" if _no_requests.get() else "HF_HUB_OFFLINE is set"
 
 
-def get(path: str, *, patient: bool = True, query: Mapping[str, str] | None = None) -> list[Any]:
-    """Return the JSON pages that the Hub answers for ``/api/<path>``, with the client's token and retries.
+def get(path: str, *, retry: bool = True, query: Mapping[str, str] | None = None) -> list[Any]:
+    """Return the JSON pages at ``/api/<path>`` of the Hub, with the client's token and retries.
 
-    Not `HfApi`: its requests for the state of a repository have no time limit (huggingface_hub 2.4) and would wait for a stalled server
-    for ever.
+    `HfApi` is not used: its requests for the state of a repository have no time limit (huggingface_hub 2.4), so a stalled server would
+    block them for ever.
 
     Args:
         path: Below ``/api/``, quoted.
-        patient: Whether to wait and try again, as long as the client does, when the Hub cannot be reached or has too much to do.
+        retry: Whether to wait and try again, as long as the client does, when the Hub cannot be reached or is busy.
         query: The query's parameters.
     """
     from huggingface_hub import constants
@@ -69,7 +69,7 @@ def get(path: str, *, patient: bool = True, query: Mapping[str, str] | None = No
         response = http_backoff(
             "GET",
             url,
-            max_retries=5 if patient else 0,
+            max_retries=5 if retry else 0,
             headers=build_hf_headers(library_name="fxkernels"),
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             follow_redirects=True,
@@ -82,7 +82,7 @@ def get(path: str, *, patient: bool = True, query: Mapping[str, str] | None = No
 
 
 def tree(repo_id: str, commit: str, folder: str) -> list[Any]:
-    """Return the entries of a folder of a repository and of all folders below it; none if there is no such folder."""
+    """Return the entries of a folder of a repository and of all folders below it; an empty list if there is no such folder."""
     from huggingface_hub import errors
 
     try:
@@ -93,7 +93,7 @@ def tree(repo_id: str, commit: str, folder: str) -> list[Any]:
 
 
 def known_listing(repo_id: str, commit: str) -> dict[str, int] | None:
-    """Return path and size of the files of a commit, if the client itself has downloaded it; its releases before 2.0 do not know."""
+    """Return path and size of the files of a commit that the client itself has downloaded; releases before 2.0 keep no such list."""
     try:
         from huggingface_hub import get_cached_repo_tree
     except ImportError:
@@ -105,51 +105,51 @@ def known_listing(repo_id: str, commit: str) -> dict[str, int] | None:
 
 
 @contextmanager
-def requests_of(repo_id: str, what: str) -> Iterator[None]:
-    """Turn whatever the client raises into a `RepositoryError` that says what was wanted of which repository, why it failed and what to do.
+def hub_errors(repo_id: str, what: str) -> Iterator[None]:
+    """Turn the client's errors into a `RepositoryError` that says what failed for which repository, why, and what to do.
 
-    Its code is ``offline`` where another try at another time can succeed (no network, the Hub down or busy, a connection cut), and
-    ``load_error`` where it cannot (not there, not allowed, no space on the disk).
+    Its code is ``offline`` where a later try can succeed (no network, the Hub down or busy, a connection cut), and ``load_error`` where it
+    cannot (not there, not allowed, no space on the disk).
     """
     try:
         yield
     except RepositoryError:
         raise
     except Exception as error:  # the client raises its own errors, those of its HTTP library (which changed in 2.0), and OSErrors
-        raise refusal(error, f"{repo_id}: {what} failed") from error
+        raise hub_error(error, f"{repo_id}: {what} failed") from error
 
 
-def refusal(error: BaseException, what: str) -> RepositoryError:
-    """Return the error of this library that stands for an error of the client."""
+def hub_error(error: BaseException, what: str) -> RepositoryError:
+    """Return an error of the client as an error of this library."""
     from huggingface_hub import constants, errors
 
     cause = error.__cause__
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, Exception):
-        return refusal(cause, what)
+        return hub_error(cause, what)
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         return RepositoryError("offline", f"{what}: {why_offline()}, and it is not in the cache ({constants.HF_HUB_CACHE})")
     if isinstance(error, errors.HfHubHTTPError):
-        return _answer(error, what)
+        return _http_error(error, what)
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):
         reason = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {error})"
         return RepositoryError("offline", f"{what}: {reason}\n  Check the network, or HF_ENDPOINT; what was downloaded before is kept.")
     if isinstance(error, OSError) and error.errno is not None:
-        return _disk(error, what)
-    # No JSON, no ETag, another size than announced: something between here and the Hub answers in its place, or cuts its answers short.
+        return _disk_error(error, what)
+    # No JSON, no ETag, another size than announced: a proxy answered instead of the Hub, or cut the answer short.
     first = (str(error).strip().splitlines() or [""])[0]
     return RepositoryError("offline", f"{what}: {constants.ENDPOINT} did not answer as a Hub does ({type(error).__name__}: {first})")
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether the Hub could not be asked, or had too much to do, in contrast to having said no."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether the Hub could not be reached or was busy, in contrast to having refused."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code in PASSING
-    return refusal(error, "").code == "offline"
+        return error.response.status_code in _TRANSIENT
+    return hub_error(error, "").code == "offline"
 
 
-def _answer(error: Any, what: str) -> RepositoryError:
+def _http_error(error: Any, what: str) -> RepositoryError:
     from huggingface_hub import constants, errors
 
     status = error.response.status_code
@@ -165,13 +165,13 @@ def _answer(error: Any, what: str) -> RepositoryError:
         return RepositoryError("load_error", f"{what}: {said}, there is no such file at this commit")
     if status in (401, 403):
         return RepositoryError("load_error", f"{what}: {said}, the token is missing, wrong or may not read it\n  {token}")
-    if status in PASSING:
+    if status in _TRANSIENT:
         again = "Too many requests; wait, or log in for a higher limit." if status == 429 else "Try again later."
         return RepositoryError("offline", f"{what}: {constants.ENDPOINT} answered {status}\n  {again} What was downloaded before is kept.")
     return RepositoryError("load_error", f"{what}: {said} ({error.server_message or error})")
 
 
-def _disk(error: OSError, what: str) -> RepositoryError:
+def _disk_error(error: OSError, what: str) -> RepositoryError:
     from huggingface_hub import constants
 
     file = f" at {error.filename}" if error.filename else ""

@@ -1,4 +1,4 @@
-"""From a version, branch, tag or the beginning of a commit to the commit: asked once per process, remembered for offline runs."""
+"""The commit of a version, branch, tag or abbreviated commit: asked once per process, kept in the cache for offline runs."""
 
 from __future__ import annotations
 
@@ -9,45 +9,38 @@ from typing import Any
 from urllib.parse import quote
 
 from ...errors import RepositoryError
-from ..builds.kernel_dependency import KernelDependency
+from ..request import FULL_COMMIT, RepositoryRequest
 from . import client
-from .cache import FULL_COMMIT, CachedRepository
+from .cache import CachedRepository
 
 _log = logging.getLogger("fxkernels")
 
 _VERSION = re.compile(r"v(0|[1-9]\d*)")
-# What was resolved in this process, by endpoint, folder and name: a model of many layers asks many times, and must get one answer.
+# The commits that were resolved in this process, by endpoint, folder and name: all layers of a model must get one answer.
 _RESOLVED: dict[tuple[str, CachedRepository, str], str] = {}
 _LOCK = threading.Lock()
 
 
-def resolve(repo_id: str, *, revision: str | None = None, version: int | None = None) -> str:
-    """Return the commit that a version or revision stands for.
+def resolve(request: RepositoryRequest) -> str:
+    """Return the commit of a version or revision.
 
     A full commit is returned as it is, without a request. Everything else can move, so the Hub is asked, once per process, and the answer
-    is written into the cache. If the Hub cannot be reached or has too much to do, what it answered last time counts, with a warning; if
-    it says no, that is the answer. Under ``HF_HUB_OFFLINE`` what it answered last time is all there is.
-
-    Args:
-        repo_id: Organization and name.
-        revision: A commit, the beginning of one, a tag or a branch. Either this or `version`.
-        version: A version of the kernel's interface: the newest commit of the branch ``v<version>``.
+    is written into the cache. If the Hub cannot be reached or is busy, its last answer is used, with a warning; a refusal is an error.
+    Under ``HF_HUB_OFFLINE`` its last answer is used.
 
     Raises:
         RepositoryError: With code ``offline``, if the Hub cannot be asked and the cache does not know; with code ``load_error`` if there is
             no such repository or revision, or no access to it; with code ``untrusted`` if it has moved to another organization.
-        ValueError: If not exactly one of `revision` and `version` is given, or one of the names makes no sense.
     """
     from huggingface_hub import constants
 
-    wanted = KernelDependency(repo_id, version=version, revision=revision)  # both are checked there
-    name = wanted.revision if wanted.revision is not None else f"v{wanted.version}"
+    name = request.name
     if FULL_COMMIT.fullmatch(name):
         return name
-    repository = CachedRepository.of(repo_id)
+    repository = CachedRepository.of(request.repo_id)
     key = (constants.ENDPOINT, repository, name)
     with _LOCK:
-        if key not in _RESOLVED and client.asks_nothing():
+        if key not in _RESOLVED and client.requests_forbidden():
             return _resolve(repository, name)
         if key not in _RESOLVED:
             _RESOLVED[key] = _resolve(repository, name)
@@ -64,7 +57,7 @@ def available_versions(repo_id: str) -> dict[int, str]:
     if client.offline():
         names = repository.refs()
     else:
-        with client.requests_of(repo_id, "to list its versions"):
+        with client.hub_errors(repo_id, "to list its versions"):
             (refs,) = client.get(f"kernels/{repo_id}/refs")
             names = {branch["name"]: branch["targetCommit"] for branch in refs["branches"]}
     versions = {int(match[1]): commit for name, commit in names.items() if (match := _VERSION.fullmatch(name))}
@@ -72,7 +65,7 @@ def available_versions(repo_id: str) -> dict[int, str]:
 
 
 def forget_resolved() -> None:
-    """Let the next `resolve` ask the Hub again, in a process that lives for long."""
+    """Let the next `resolve` ask the Hub again, in a long-lived process."""
     with _LOCK:
         _RESOLVED.clear()
 
@@ -84,18 +77,18 @@ def _resolve(repository: CachedRepository, name: str) -> str:
             raise _never_resolved(repository, name)
         return known
     try:
-        # Somebody who has an answer already does not want to wait for the Hub to recover.
-        (info,) = client.get(f"kernels/{repository.repo_id}/revision/{quote(name, safe='')}", patient=known is None)
+        # With a known commit there is no reason to wait for the Hub to recover.
+        (info,) = client.get(f"kernels/{repository.repo_id}/revision/{quote(name, safe='')}", retry=known is None)
         commit = _commit_in(info)
-    except Exception as error:  # what the client raises: see `client.refusal`
-        refusal = client.refusal(error, f"{repository.repo_id}: to find out which commit {name} is failed")
-        if known is None or not client.is_passing(error):
-            raise refusal from error
-        _log.warning("%s\n  Version %s as it was when last asked is used: %s", refusal, name, known)
+    except Exception as error:  # the client's errors, see `client.hub_error`
+        hub_error = client.hub_error(error, f"{repository.repo_id}: to find out which commit {name} is failed")
+        if known is None or not client.is_transient(error):
+            raise hub_error from error
+        _log.warning("%s\n  Version %s as it was when last asked is used: %s", hub_error, name, known)
         return known
     _require_same_owner(repository.repo_id, info)
     try:
-        repository.remember(name, commit)
+        repository.write_ref(name, commit)
     except OSError as error:
         _log.warning(
             "%s@%s is %s, which cannot be written into the cache (%s); offline, only the commit will be found",
@@ -115,7 +108,7 @@ def _commit_in(info: Any) -> str:
 
 
 def _require_same_owner(repo_id: str, info: dict[str, Any]) -> None:
-    """A renamed repository is found under its old name. Under another organization it is another publisher's, whom nobody asked for."""
+    """Raise if a renamed repository belongs to another organization now: the Hub finds it under its old name, but its publisher changed."""
     now = info.get("id")
     if not isinstance(now, str) or now.casefold() == repo_id.casefold():
         return
@@ -124,7 +117,7 @@ def _require_same_owner(repo_id: str, info: dict[str, Any]) -> None:
             "untrusted",
             f"{repo_id} has moved to another organization: it is {now} now\n  Write repo_id={now!r} if you trust that one's code.",
         )
-    _log.warning("%s was renamed to %s; it is still found under its old name, for as long as nobody else takes it", repo_id, now)
+    _log.warning("%s was renamed to %s; it is found under its old name until another repository takes that name", repo_id, now)
 
 
 def _never_resolved(repository: CachedRepository, name: str) -> RepositoryError:

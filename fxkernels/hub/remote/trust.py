@@ -1,27 +1,24 @@
 """Whose code may run: publishers that the Hub calls trusted, and repositories that the user allows.
 
-The Hub says of an organization whether it is a *trusted kernel publisher*. Its answer is recorded with the commit in the cache directory,
-so that a commit that was trusted once can be used offline, and without a request. What the user allows is recorded nowhere: it holds for
-the call in which it was said.
+The Hub says whether an organization is a *trusted kernel publisher*. Its answer is recorded with the commit in the cache directory, so that
+a commit that was trusted once can be used offline, and without a request. What the user allows is not recorded: it holds for one call.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...cache_directory import cache_directory, read_record, write_record
 from ...errors import RepositoryError
-from ..builds.kernel_dependency import is_repo_id
+from ..request import FULL_COMMIT, check_repo_id, is_repo_id
 from . import client
 
 _log = logging.getLogger("fxkernels")
 
 _FORMAT = 1
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def require_trust(repo_id: str, commit: str, trust_remote_code: bool | Sequence[str]) -> None:
@@ -34,7 +31,7 @@ def require_trust(repo_id: str, commit: str, trust_remote_code: bool | Sequence[
 
     Raises:
         RepositoryError: With code ``untrusted``, if its publisher is not trusted or that cannot be found out; it says how to allow it.
-        ValueError, TypeError: If `trust_remote_code` or the repository's id make no sense.
+        ValueError, TypeError: If `trust_remote_code`, the repository's id or the commit is not valid.
     """
     _check_names(repo_id, commit)
     if is_allowed(repo_id, trust_remote_code):
@@ -46,16 +43,16 @@ def require_trust(repo_id: str, commit: str, trust_remote_code: bool | Sequence[
 
 
 def why_not_trusted(repo_id: str, commit: str) -> str | None:
-    """Return why the publisher of a repository is not trusted, as a phrase; None if it is, or was when that was recorded with the commit.
+    """Return why the publisher of a repository is not trusted, as a phrase; None if it is, or was when the commit was recorded.
 
     Raises:
-        ValueError: If the repository's id or the commit make no sense.
+        ValueError: If the repository's id or the commit is not valid.
     """
     _check_names(repo_id, commit)
     path, record = _record_path(repo_id, commit), _record(repo_id, commit)
     if read_record(path) == record:
         return None
-    reason = _ask_about(repo_id.split("/")[0])
+    reason = _ask_hub(repo_id.split("/")[0])
     if reason is None:
         try:
             write_record(path, record)
@@ -65,7 +62,7 @@ def why_not_trusted(repo_id: str, commit: str) -> str | None:
 
 
 def is_allowed(repo_id: str, trust_remote_code: bool | Sequence[str]) -> bool:
-    """Whether the user allows the repository, whoever published it.
+    """Return whether the user allows the repository, regardless of its publisher.
 
     Raises:
         TypeError: If `trust_remote_code` is neither a truth value nor a sequence of repository ids.
@@ -81,28 +78,28 @@ def is_allowed(repo_id: str, trust_remote_code: bool | Sequence[str]) -> bool:
     return repo_id in trust_remote_code
 
 
-def _ask_about(publisher: str) -> str | None:
-    """Return why an organization is no trusted publisher, by what the Hub says now; None if it is one."""
+def _ask_hub(publisher: str) -> str | None:
+    """Return why an organization is no trusted publisher on the Hub now; None if it is one."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     unknown = f"whether {publisher} is a trusted publisher"
-    if client.asks_nothing():
+    if client.requests_forbidden():
         raise RepositoryError("offline", f"{unknown} was not recorded with this commit, and {client.why_offline()}")
     if client.offline():
         return f"{unknown} was not recorded with this commit, and HF_HUB_OFFLINE forbids to ask; load it once with the network"
     try:
         (overview,) = client.get(f"organizations/{publisher}/overview")
     except Exception as error:
-        # The client raises its own errors and those of its HTTP library. Whatever it was: what is not known to be trusted is not.
+        # The client raises its own errors and those of its HTTP library. After any of them the publisher counts as not trusted.
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 404:
             return f"{publisher} is not an organization on {constants.ENDPOINT}, and users are no trusted publishers"
-        return str(client.refusal(error, f"{unknown} cannot be found out"))
+        return str(client.hub_error(error, f"{unknown} cannot be found out"))
     if not isinstance(overview, dict):
         return f"{unknown} cannot be found out: {constants.ENDPOINT} answered with a JSON {type(overview).__name__}"
     name = overview.get("name", publisher)
     if not isinstance(name, str) or name.casefold() != publisher.casefold():
-        # A renamed organization: its old name is free now, and somebody else may take it.
+        # A renamed organization: its old name is free now, and another publisher may take it.
         return f"{publisher} is called {name!r} now on {constants.ENDPOINT}; use the repository's new id"
     if overview.get("trustedKernelPublisher") is not True:
         return f"{publisher} is not a trusted publisher on {constants.ENDPOINT}"
@@ -111,9 +108,8 @@ def _ask_about(publisher: str) -> str | None:
 
 def _check_names(repo_id: str, commit: str) -> None:
     # Both become parts of a path here.
-    if not is_repo_id(repo_id):
-        raise ValueError(f"{repo_id!r} is no repository on the Hub; its id has the form organization/name, e.g. 'acme/norms'")
-    if _COMMIT.fullmatch(commit) is None:
+    check_repo_id(repo_id)
+    if FULL_COMMIT.fullmatch(commit) is None:
         raise ValueError(f"trust in {repo_id} is a matter of one commit, and {commit!r} is not a full commit (40 hexadecimal digits)")
 
 
@@ -124,5 +120,5 @@ def _record_path(repo_id: str, commit: str) -> Path:
 def _record(repo_id: str, commit: str) -> dict[str, Any]:
     from huggingface_hub import constants
 
-    # With the endpoint: what a mirror or a test server says is not what the Hub says.
+    # With the endpoint: a mirror's or a test server's answer is not the Hub's.
     return {"format": _FORMAT, "repository": repo_id, "commit": commit, "endpoint": constants.ENDPOINT, "trusted_publisher": True}

@@ -86,7 +86,7 @@ def text_of_state(state: LayerState) -> str:
 
 
 def text_of_graph(module: fx.GraphModule) -> str:
-    """Return the function that a graph computes, as text, without the names of its nodes."""
+    """Return the function that a graph computes, as text, without the names of its nodes and inputs."""
     numbers: dict[fx.Node, int] = {}
     lines = []
     for node in module.graph.nodes:
@@ -131,8 +131,10 @@ def text_of_value(value: Any) -> str:
 
 
 def _text_of_target(node: fx.Node) -> str:
+    if node.op == "placeholder":
+        return "_"  # the name of an input depends on the frame that was captured
     if isinstance(node.target, str):
-        return node.target if node.op == "call_method" or node.op in ("placeholder", "output") else _once(node.target)
+        return node.target if node.op in ("call_method", "output") else _once(node.target)
     module, name = getattr(node.target, "__module__", None), getattr(node.target, "__qualname__", None)
     if name is None or "<" in name:
         text = str(node.target)

@@ -54,10 +54,30 @@ def order_instead(got: Any, wanted: Any) -> Order | None:
 
 
 def laid_out(tensor: torch.Tensor, order: Order) -> torch.Tensor:
-    """Return the tensor, or a copy whose dimensions lie in this order. Its gradient flows through."""
+    """Return the tensor, or a copy whose dimensions lie in this order. The gradient of a copy goes back in the tensor's own layout."""
     permuted = tensor.permute(order)
-    dense = permuted.contiguous()
-    return dense.permute([order.index(dimension) for dimension in range(len(order))])
+    if permuted.is_contiguous():
+        return tensor
+    copy: torch.Tensor = _Copy.apply(tensor, order)  # type: ignore[no-untyped-call]
+    return copy
+
+
+class _Copy(torch.autograd.Function):
+    """A copy in another layout. Autograd hands a gradient back in the layout in which it comes, and who made the tensor expects his own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: torch.Tensor, order: Order) -> torch.Tensor:
+        return tensor.permute(order).contiguous().permute([order.index(dimension) for dimension in range(len(order))])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.order = order_of(inputs[0]) or tuple(range(output.dim()))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return laid_out(gradient, ctx.order), None
 
 
 def _expression(size: Any) -> Any:

@@ -19,6 +19,7 @@ from ...errors import KernelRuntimeError
 from .case import Case, Run, Tools
 from .layouts import Layout, Symbols, kinds
 from .memory import clone, clone_at, separated, span, storage_of
+from .output_order import Order, laid_out
 
 _MOST_TEMPLATES = 4096
 
@@ -114,6 +115,8 @@ class OwnBackward:
         symbols: The symbols in the sizes of its inputs.
         gradients: What the gradients of `case.wanted` are like.
         saving: What the forward saves; None if the backward runs the forward again.
+        orders: Of each incoming gradient, the order in which its dimensions lie in memory when the kernel gets it: that of the output.
+            Autograd promises no strides, and kernels that go by pointers take those of their outputs for granted.
         overwritten_gradients: Positions of incoming gradients that the kernel's backward overwrites.
         overwritten_saved: Positions among the saved tensors of those that it overwrites.
         tools: The private torch APIs.
@@ -124,6 +127,7 @@ class OwnBackward:
     symbols: Symbols
     gradients: tuple[Layout, ...]
     saving: Saving | None
+    orders: tuple[Order, ...]
     overwritten_gradients: tuple[int, ...]
     overwritten_saved: tuple[int, ...]
     tools: Tools
@@ -162,7 +166,8 @@ class OwnBackward:
             sizes: Values of the symbols, and the inputs that are integers.
             numbers: The inputs that are floating-point numbers.
         """
-        gradients = clone_at(self.overwritten_gradients, [_like_forward(gradient) for gradient in gradients])
+        gradients = [laid_out(gradient, order) for gradient, order in zip(gradients, self.orders, strict=True)]
+        gradients = clone_at(self.overwritten_gradients, gradients)
         given = clone_at(self.overwritten_saved, saved)
         with torch.no_grad():
             if self.saving is None:
@@ -238,11 +243,6 @@ class OwnBackward:
             f"its backward depends on the values of its inputs: {problem}. backward='recompute' uses the layer's own gradient"
         )
         return KernelRuntimeError(self.case.path, self.case.kernel.identity, cause)
-
-
-def _like_forward(gradient: torch.Tensor) -> torch.Tensor:
-    """Autograd hands out expanded gradients (of a sum); kernels take it for granted that memory lies behind each element."""
-    return gradient.contiguous() if 0 in gradient.stride() and gradient.numel() > 1 else gradient
 
 
 def _classified(

@@ -184,6 +184,7 @@ def _backward(stage: _Stage) -> Rehearsal:
         stage.symbols,
         layouts,
         saving,
+        _orders_of_incoming(stage.case),
         tuple(sorted({n for one in runs for n in one.overwritten_gradients})),
         _overwritten(stage, runs, saving),
         stage.tools,
@@ -277,6 +278,12 @@ def _gradient_layouts(stage: _Stage, runs: Sequence[_Run]) -> tuple[Layout, ...]
         sizes = [known or found for known, found in zip(own, layout.sizes, strict=True)]
         layouts.append(replace(layout, sizes=tuple(sizes)))
     return tuple(layouts)
+
+
+def _orders_of_incoming(case: Case) -> tuple[Order, ...]:
+    """In which order the dimensions of each incoming gradient are to lie: as those of the output, or contiguous where that has gaps."""
+    outputs = [case.outputs[case.computed[n]] for n in case.differentiable]
+    return tuple(order_of(output) or tuple(range(output.dim())) for output in outputs)
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

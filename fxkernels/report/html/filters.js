@@ -1,4 +1,4 @@
-// Filters and search. The choice stands in the address (`#?status=missed&q=norm`), so that it can be sent to somebody.
+// Filters and search. The choice is in the address (`#?status=missed&q=norm`), so a link to it can be sent.
 {
   const form = document.getElementById("filters");
   const entries = [...document.querySelectorAll(".entry")];
@@ -8,7 +8,7 @@
     if (!texts.has(entry)) {
       const details = entry.querySelector(":scope > details");
       const shared = [...details.querySelectorAll(":scope > .body > .same")].map((link) => descriptionOf(link.dataset.d).textContent);
-      const calls = (entry.dataset.calls ?? "").split(" ").filter(Boolean).map((number) => reportData().calls[number].path);
+      const calls = unlisted(entry).map(([path, index]) => `${path}#${index}`);
       const title = details.querySelector("h3").closest("summary").textContent;
       texts.set(entry, [entry.dataset.layer, entry.dataset.kernel, title, details.textContent, ...shared, ...calls].join("\n").toLowerCase());
     }

@@ -1,11 +1,8 @@
 // The address of a call, `#call-<path>-<index>`: it opens the call and all modules around it, and shows which one is meant.
 {
-  const foldOf = (anchor) => {
-    // One of a long list that nobody has opened yet.
-    const number = reportData().calls.findIndex((call) => anchorOf(call) === anchor);
-    if (number < 0) return null;
-    return [...document.querySelectorAll(".entry[data-calls]")].find((entry) => entry.dataset.calls.split(" ").includes(String(number)));
-  };
+  // The entry of a call in a long list that has not been filled in yet.
+  const foldOf = (anchor) =>
+    [...document.querySelectorAll(".entry")].find((entry) => unlisted(entry).some(([path, index]) => anchorOf(path, index) === anchor));
   const show = () => {
     for (const element of document.querySelectorAll(".here")) element.classList.remove("here");
     if (!location.hash.startsWith("#call-")) return;

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import jinja2
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
-from ..anchor import anchor_of, link_to
 from ..json import to_json
-from ..model import CallReport, Report
-from ..picture import MARKS, render_picture
-from .view import Entry, entries_of, page_tree
+from ..model import CallReport, ReportData
+from ..picture import MARKS, anchor_of, link_to, render_picture
+from .view import MOST_LISTED, Entry, entries_of, page_tree
 
 _SCRIPTS = ("theme.js", "descriptions.js", "links.js", "filters.js", "values.js")
 
 MANY = 200
-"""Folds of which a browser lays out only those that are seen: it clips what sticks out of one, which costs a little beauty."""
+"""From this many folds on, a browser lays out only those that are seen: it clips what sticks out of one, which costs a little beauty."""
 
 
-def render_html(report: Report) -> str:
+def render_html(report: ReportData) -> str:
     """Return the whole report as an HTML page."""
     tree = page_tree(report)
     entries = list(entries_of(tree))
@@ -40,18 +41,18 @@ def render_html(report: Report) -> str:
         style=Markup(_source("page.css")),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=Markup(_embedded(to_json(report))),
+        data=_packed(to_json(report)),
     )  # fmt: skip
 
 
-def render_fragment(report: Report) -> str:
+def render_fragment(report: ReportData) -> str:
     """Return a summary for a notebook's cell: no scripts, so that it also shows where a notebook is only displayed."""
     return _environment().get_template("fragment.html.j2").render(
         report=report, tree=page_tree(report), marks=MARKS, statuses=_statuses(report)
     )  # fmt: skip
 
 
-def _statuses(report: Report) -> dict[str, int]:
+def _statuses(report: ReportData) -> dict[str, int]:
     """How many calls have each status, in the order in which statuses are always named."""
     return {status: report.counts[status] for status in MARKS if report.counts[status]}  # type: ignore[index]
 
@@ -68,15 +69,9 @@ def _options(entries: list[Entry]) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(counts.items())) for name, counts in options.items()}
 
 
-def _embedded(json: str) -> str:
-    """JSON that no HTML parser takes for anything else: it knows neither ``</script>`` nor ``<!--`` where there is no ``<``."""
-    return (
-        json.replace("<", r"\u003c")
-        .replace(">", r"\u003e")
-        .replace("&", r"\u0026")
-        .replace("\u2028", r"\u2028")
-        .replace("\u2029", r"\u2029")
-    )
+def _packed(json: str) -> str:
+    """JSON as base64 of gzip: a tenth of its size or less, the same bytes for equal reports, and no text that HTML could misread."""
+    return base64.b64encode(gzip.compress(json.encode(), mtime=0)).decode()
 
 
 @functools.cache
@@ -90,7 +85,13 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["words"] = lambda status: status.replace("_", " ")
     environment.globals |= {"anchor_of": anchor_of, "link_to": link_to, "file_name": _file_name}
-    environment.globals |= {"line_of": _line_of, "breakable": _breakable, "ran_together": _ran_together}
+    environment.globals |= {
+        "most_listed": MOST_LISTED,
+        "line_of": _line_of,
+        "breakable": _breakable,
+        "ran_together": _ran_together,
+        "listed": _listed,
+    }
     return environment
 
 
@@ -107,6 +108,11 @@ def _line_of(location: str, file: str) -> str:
 def _breakable(code: str) -> Markup | str:
     """Code that, where it is long, may be broken behind an opening bracket or a comma."""
     return escape(code).replace("(", Markup("(<wbr>")) if len(code) > 40 else code
+
+
+def _listed(calls: Iterable[CallReport]) -> Markup:
+    """Path, index and node of each call as JSON, for scripts."""
+    return htmlsafe_json_dumps([[call.path, call.index, call.decisions[-1].node] for call in calls], separators=(",", ":"))
 
 
 def _ran_together(ran: Mapping[str, Counter[str]], calls: Iterable[CallReport]) -> Counter[str]:

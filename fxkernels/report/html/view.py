@@ -1,23 +1,28 @@
-"""What a page shows, made ready for the templates: sentences folded, equal descriptions told apart from new ones. No facts are computed."""
+"""What a page shows, made ready for the templates: the tree of modules, sentences folded, equal descriptions told apart from new ones.
+
+No facts are computed.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ...kernels.describe import Operation
 from ...passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
 from ...passes.miss import Miss
-from ..anchor import anchor_of, link_to
-from ..changes import change_for
 from ..fold import Fold, differing_decisions, fold_calls, folded_message, graphs_that_decided
-from ..location import short_location
-from ..model import CallReport, GraphDecision, Report
-from ..operation import Operation
-from ..tree import Branch, Leaf, module_tree
+from ..hints import hint_for
+from ..model import CallReport, GraphDecision, ReportData
+from ..picture import anchor_of, link_to
+
+# One name of a label with the numbers behind it, which belong to a list of that name: `layers.{0..3}`, `layers.3`, `norm#0`.
+_NAME = re.compile(r"(?:\{[0-9.,]+\}|[^.])+(?:\.(?:\{[0-9.,]+\}|[0-9]+)(?=[.#]|$))*")
 
 MOST_LISTED = 64
-"""Calls of one fold that are listed one by one. Its label names more of them just as well."""
+"""Calls of one fold that are listed one by one. Its label names more of them just as well; scripts list them."""
 
 Reason = tuple[str, str, str]
 """Code and sentence of a miss, and what would make the call match, if that is known and wanted."""
@@ -25,7 +30,7 @@ Reason = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A gate: its name, its outcome in a word, and what is to be said about it."""
+    """A gate: its name, its outcome in a word, and the reason or the evidence."""
 
     name: str
     outcome: str
@@ -44,7 +49,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class Details:
     """Everything that a decision says. Equal ones have one number, and only the first of them is written out."""
 
     number: int
@@ -72,19 +77,18 @@ class Part:
     """Some calls of a fold of which one description holds. The heading says which, where there are several."""
 
     heading: str
-    description: Description
+    description: Details
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A fold on the page. Numbers are the places of its calls in the report where they are too many to be listed; scripts list them."""
+    """A fold on the page. The label is the one below the module around it, the full label has the whole path."""
 
     label: str
     anchor: str
     link: str
     full_label: str
     calls: tuple[CallReport, ...]
-    numbers: str
     status: str
     layer_name: str
     layer: str
@@ -98,17 +102,23 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A branch of the tree on the page."""
+    """A module with more than one fold in it, under its path below the module around it, e.g. ``layers.{0..31}``."""
 
     label: str
-    counts: Counter[str]
     parts: tuple[Module | Entry, ...]
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How many calls have each status, those inside rewritten ones too."""
+        return Counter(call.status for entry in entries_of(self.parts) for call in entry.calls)
 
-def page_tree(report: Report) -> tuple[Module | Entry, ...]:
-    """Return the modules and folds of a report, ready to be written."""
-    builder = _Builder({call.key: place for place, call in enumerate(report.calls)})
-    return tuple(builder.part(part) for part in module_tree(fold_calls(report.calls)))
+
+def page_tree(report: ReportData) -> tuple[Module | Entry, ...]:
+    """Return the modules and folds of a report, ready to be written.
+
+    A module is shown where several folds share its path, all numbers included.
+    """
+    return _Builder().parts([(_names(fold.label), fold) for fold in fold_calls(report.calls)], 0)
 
 
 def entries_of(parts: Sequence[Module | Entry]) -> Iterator[Entry]:
@@ -125,13 +135,22 @@ def entries_of(parts: Sequence[Module | Entry]) -> Iterator[Entry]:
 class _Builder:
     """Numbers the descriptions while it walks over the tree in the order of the page."""
 
-    places: dict[str, int]
-    seen: dict[Hashable, Description] = field(default_factory=dict)
+    seen: dict[Hashable, Details] = field(default_factory=dict)
 
-    def part(self, part: Branch | Leaf) -> Module | Entry:
-        if isinstance(part, Leaf):
-            return self.entry(part.fold, part.label)
-        return Module(part.label, Counter(part.counts), tuple(self.part(inner) for inner in part.parts))
+    def parts(self, named: Sequence[tuple[list[str], Fold]], depth: int) -> tuple[Module | Entry, ...]:
+        """What is in a module whose label has `depth` names. A fold's last name is its own, never a module's."""
+        groups: dict[tuple[str, bool], list[tuple[list[str], Fold]]] = {}
+        for names, fold in named:
+            inside = len(names) - 1 > depth
+            groups.setdefault((names[depth] if inside else fold.label, inside), []).append((names, fold))
+        parts: list[Module | Entry] = []
+        for group in groups.values():
+            if len(group) == 1:
+                parts.append(self.entry(group[0][1], _below(group[0][1].label, depth)))
+                continue
+            shared = _shared([names[:-1] for names, _ in group])
+            parts.append(Module(".".join(group[0][0][depth:shared]), self.parts(group, shared)))
+        return tuple(parts)
 
     def entry(self, fold: Fold, label: str) -> Entry:
         call = fold.calls[0]
@@ -151,11 +170,10 @@ class _Builder:
             link_to(call),
             fold.label,
             fold.calls,
-            " ".join(str(self.places[c.key]) for c in fold.calls) if len(fold.calls) > MOST_LISTED else "",
             newest.status,
             call.layer_name,
             call.layer,
-            short_location(call.location or ""),
+            call.short_location,
             _kernel(newest),
             tuple((f"{gate.name} unknown", gate.note, "") for gate in newest.unknown_gates) if newest.status == "unknown" else reasons,
             reasons,
@@ -163,7 +181,7 @@ class _Builder:
             tuple(self.entry(inner, _inside(inner.label, fold.label)) for inner in fold.covered),
         )
 
-    def description(self, call: CallReport, label: str, decisions: Sequence[GraphDecision]) -> Description:
+    def description(self, call: CallReport, label: str, decisions: Sequence[GraphDecision]) -> Details:
         newest = decisions[0]
         kernel, lowering, evidence = newest.kernel, newest.lowering, newest.evidence
         said = (
@@ -184,8 +202,22 @@ class _Builder:
         )
         known = self.seen.get(said)
         if known is not None:
-            return Description(known.number, False, known.written_in, known.at, *said)
-        return self.seen.setdefault(said, Description(len(self.seen), True, label, link_to(call), *said))
+            return Details(known.number, False, known.written_in, known.at, *said)
+        return self.seen.setdefault(said, Details(len(self.seen), True, label, link_to(call), *said))
+
+
+def _below(label: str, depth: int) -> str:
+    rest = ".".join(_names(label)[depth:])
+    return f"(the model){rest}" if not rest or rest.startswith("#") else rest
+
+
+def _names(label: str) -> list[str]:
+    return _NAME.findall(label)
+
+
+def _shared(ways: Sequence[Sequence[str]]) -> int:
+    """How many names all of them begin with."""
+    return next((n for n, names in enumerate(zip(*ways, strict=False)) if len(set(names)) > 1), min(map(len, ways)))
 
 
 def _inside(label: str, cover: str) -> str:
@@ -194,7 +226,7 @@ def _inside(label: str, cover: str) -> str:
 
 
 def _alike(fold: Fold) -> list[list[CallReport]]:
-    """The calls in groups of which all is equal but names of nodes. A fold says what became of them; shapes and operations may differ."""
+    """The calls in groups of which all is equal but names of nodes. Calls of a fold have one outcome; shapes and operations may differ."""
     groups: dict[Hashable, list[CallReport]] = {}
     for call in fold.calls:
         newest = call.decisions[-1]
@@ -212,7 +244,7 @@ def _reasons(call: CallReport, decisions: Sequence[GraphDecision]) -> tuple[Reas
     """The misses of decisions that are alike, each with the names of all their nodes."""
     rows = zip(*(decision.misses for decision in decisions), strict=False)
     missed = decisions[0].status == "missed"
-    return tuple((row[0].code, folded_message(row), change_for(row[0], call) if missed else "") for row in rows)
+    return tuple((row[0].code, folded_message(row), hint_for(row[0], call) if missed else "") for row in rows)
 
 
 def _kernel(decision: GraphDecision) -> str:

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
-from fxkernels.hub.builds.metadata import SIZE_LIMIT, package_directory, parse_metadata, read_metadata
+from fxkernels.hub import RepositoryRequest
+from fxkernels.hub.builds.metadata import package_directory, parse_metadata, read_metadata
+from fxkernels.hub.strict_json import SIZE_LIMIT
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
@@ -194,7 +195,7 @@ def test_path_that_leaves_the_build_is_refused(tmp_path, path):
 def test_kernel_dependencies_are_read(tmp_path):
     depends = [{"repo-id": "acme/norms", "version": 2}, {"repo-id": "acme/rope", "revision": "9a31f0c", "later": 1}]
     metadata = read_metadata(written(tmp_path, **{"kernel-depends": depends}))
-    assert metadata.kernel_depends == (KernelDependency("acme/norms", version=2), KernelDependency("acme/rope", revision="9a31f0c"))
+    assert metadata.kernel_depends == (RepositoryRequest("acme/norms", version=2), RepositoryRequest("acme/rope", revision="9a31f0c"))
 
 
 @pytest.mark.parametrize(
@@ -235,8 +236,8 @@ def test_missing_file_is_named_with_the_keys_it_needs(tmp_path):
         (b"\x00", "cannot be read as JSON"),
         (b"\xff\xfe\xfd", "cannot be read as JSON"),
         (b"", "cannot be read as JSON"),
-        (b'{"id": "norms", "id": "other"}', "the key 'id' stands in one object twice"),
-        (b'{"backend": {"type": "cpu", "type": "cuda"}}', "the key 'type' stands in one object twice"),
+        (b'{"id": "norms", "id": "other"}', "the key 'id' is in one object twice"),
+        (b'{"backend": {"type": "cpu", "type": "cuda"}}', "the key 'type' is in one object twice"),
         (b'{"version": NaN}', "NaN is no JSON number"),
         (b'{"version": ' + b"9" * 10_000 + b"}", "cannot be read as JSON"),
         (b'{"a": ' + b"[" * 200_000, "nested too deeply"),

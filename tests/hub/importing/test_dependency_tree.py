@@ -11,7 +11,7 @@ import pytest
 from kernel_builds import left_in_process, published, written
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
+from fxkernels.hub import RepositoryRequest
 from fxkernels.hub.builds.metadata import read_metadata
 from fxkernels.hub.importing.dependency_tree import Build, import_build
 
@@ -44,7 +44,7 @@ class Shelf:
         self.builds[repo_id] = Build(repo_id, commit, directory, read_metadata(directory), published(directory))
         return self.builds[repo_id]
 
-    def find(self, dependency: KernelDependency) -> Build:
+    def find(self, dependency: RepositoryRequest) -> Build:
         self.requests.append(str(dependency))
         if dependency.repo_id not in self.builds:
             raise RepositoryError("untrusted", f"{dependency} comes from nobody you trust")

@@ -14,9 +14,8 @@ import pytest
 from kernel_builds import left_in_process, published, written
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.metadata import Digests
-from fxkernels.hub.importing.importer import import_variant
-from fxkernels.hub.integrity.digests import digests_of
+from fxkernels.hub import import_variant
+from fxkernels.hub.builds.digests import Digests, digests_of
 
 Build = Callable[..., Path]
 

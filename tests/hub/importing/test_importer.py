@@ -13,7 +13,7 @@ import torch
 from kernel_builds import left_in_process, published, written
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.importing.importer import import_variant, imported
+from fxkernels.hub.importing.importer import import_variant, imported_module
 
 Build = Callable[..., Path]
 
@@ -216,17 +216,17 @@ def test_older_layout_is_imported_from_the_directory_with_the_kernels_name(build
 
 def test_build_that_was_not_imported_is_no_module_yet(build):
     directory = build({"__init__.py": ""})
-    assert imported(directory, "importer_asked") is None
+    assert imported_module(directory, "importer_asked") is None
     module = import_variant(directory, "importer_asked", "acme/norms")
-    assert imported(directory, "importer_asked") is module
-    assert imported(build({"__init__.py": ""}, "other"), "importer_asked") is None
+    assert imported_module(directory, "importer_asked") is module
+    assert imported_module(build({"__init__.py": ""}, "other"), "importer_asked") is None
 
 
 def test_build_that_was_taken_out_of_the_process_is_imported_anew(build):
     directory = build({"__init__.py": "V = object()"})
     first = import_variant(directory, "importer_anew", "acme/norms")
     del sys.modules["importer_anew"]
-    assert imported(directory, "importer_anew") is None
+    assert imported_module(directory, "importer_anew") is None
     assert import_variant(directory, "importer_anew", "acme/norms").V is not first.V
 
 

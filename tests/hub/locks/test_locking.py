@@ -12,10 +12,9 @@ from loopback import LoopbackHub
 from published import kernel
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.kernel_dependency import KernelDependency
+from fxkernels.hub import RepositoryRequest, lock_kernels, required_kernels
 from fxkernels.hub.locks.lock import Lock, LockedFiles
 from fxkernels.hub.locks.lock_file import lock_text
-from fxkernels.hub.locks.locking import Locking, required_kernels
 
 
 def build(
@@ -24,8 +23,8 @@ def build(
     return kernel(variant, metadata={"id": kernel_id, "kernel-depends": list(depends)}, more=files)
 
 
-def lock(*requires: KernelDependency, **options: Any) -> Lock:
-    return Locking(**options).lock(requires, "fxkernels.lock")
+def lock(*requires: RepositoryRequest, **options: Any) -> Lock:
+    return lock_kernels(requires, "fxkernels.lock", **options)[0]
 
 
 def refusal(action: Callable[[], object], code: str) -> str:
@@ -41,7 +40,7 @@ def digests(entry: Any, variant: str) -> dict[str, str]:
     return {path: digest.hex() for path, digest in locked.digests.files.items()}
 
 
-NORMS = KernelDependency("acme/norms", version=1)
+NORMS = RepositoryRequest("acme/norms", version=1)
 
 
 # --- the project's table ----------------------------------------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ def test_kernels_that_depend_on_each_other_end_the_walk(hub: LoopbackHub, client
 def test_the_same_state_of_the_hub_gives_the_same_text(hub: LoopbackHub, client: Any) -> None:
     hub.add("acme/norms", build("norms_a", "torch-cuda") | build("norms_b", "torch-cpu"))
     hub.add("acme/rotary", build("rotary_a"))
-    rotary = KernelDependency("acme/rotary", version=1)
+    rotary = RepositoryRequest("acme/rotary", version=1)
     assert lock_text(lock(NORMS, rotary)) == lock_text(lock(rotary, NORMS))
 
 
@@ -148,10 +147,9 @@ def test_what_is_not_trusted_is_not_locked_dependencies_included(hub: LoopbackHu
 
 def test_a_build_that_cannot_be_loaded_is_left_out_with_a_note(hub: LoopbackHub, client: Any) -> None:
     hub.add("acme/norms", build("norms_a", "torch-cpu") | {"build/torch29-cxx11-cpu-x86_64-linux/__init__.py": b""})
-    locking = Locking()
-    (entry,) = locking.lock((NORMS,), "fxkernels.lock").repositories
+    lock, (note,) = lock_kernels((NORMS,), "fxkernels.lock")
+    (entry,) = lock.repositories
     assert list(entry.variants or ()) == ["torch-cpu"]
-    (note,) = locking.notes
     assert "build torch29-cxx11-cpu-x86_64-linux of acme/norms@v1 cannot be loaded and is left out" in note
     assert "metadata.json" in note
 

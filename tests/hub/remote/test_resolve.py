@@ -9,8 +9,8 @@ from huggingface_hub import constants
 from published import kernel
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.remote.cache import CachedRepository
-from fxkernels.hub.remote.resolve import available_versions, forget_resolved, resolve
+from fxkernels.hub import CachedRepository, RepositoryRequest, available_versions, forget_resolved
+from fxkernels.hub import resolve as resolve_request
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,10 @@ def fresh(client):
 def commits(hub):
     """Version 1 with a tag and a branch of its own, then version 2."""
     return [hub.add("acme/norms", kernel(), tag="v1.0.3", branch="feature/fast"), hub.add("acme/norms", kernel(), version=2)]
+
+
+def resolve(repo_id, **state):
+    return resolve_request(RepositoryRequest(repo_id, **state))
 
 
 def go_offline(monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Playwright

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from report.html.conftest import Open
 from report.reports import call, large_report, llama_like, rewritten_norm, small_report, wrong_dtype
 
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 pytestmark = pytest.mark.browser
 
@@ -111,7 +111,6 @@ def test_names_with_markup_in_them_are_only_text(open_page: Open) -> None:
     page.get_by_role("button", name="Open all").click()
     for name in NAMES:
         expect(page.locator(".call h3").get_by_text(name, exact=True)).to_have_count(2)
-    assert page.evaluate("JSON.parse(document.getElementById('report').textContent).notes") == NAMES
     expect(page.locator("script")).to_have_count(2)
     expect(page.locator("img:not([role]), [onclick]")).to_have_count(0)
     for number, name in enumerate(NAMES[:2]):

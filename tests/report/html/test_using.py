@@ -50,6 +50,12 @@ def test_search_finds_single_calls_of_a_fold_operations_and_sentences(open_page:
     expect(page.get_by_text("No call fits these filters.")).to_be_visible()
 
 
+def test_search_finds_a_single_call_of_a_long_fold(open_page: Open) -> None:
+    page = open_page(llama_like(100))
+    page.get_by_role("searchbox").fill("layers.77.mlp#0")
+    assert [text.split("}.")[-1] for text in shown(page)] == [f"mlp {TIMES}100", f"act_fn {TIMES}100"]
+
+
 def test_filters_stand_in_the_address_and_come_back_with_it(open_page: Open) -> None:
     page = open_page(small_report())
     page.get_by_role("checkbox", name="missed").check()

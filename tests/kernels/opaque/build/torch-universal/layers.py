@@ -6,6 +6,7 @@ from torch import nn
 from .counter import CALLS
 from .ops import Norm, Scale, double, norm
 from .ops import OverwritingNorm as OverwritingNormFunction
+from .ops import PointerScale as PointerScaleFunction
 from .ops import StashingNorm as StashingNormFunction
 
 
@@ -73,6 +74,14 @@ class BranchingScale(nn.Module):
         _look(x)
         CALLS["BranchingScale"] += 1
         return x * self.weight
+
+
+class PointerScale(nn.Module):
+    """Computes the gradient by the memory that lies behind it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _look(x)
+        return PointerScaleFunction.apply(x.contiguous(), self.weight)
 
 
 class WritingScale(nn.Module):
