@@ -17,7 +17,7 @@ from whole_models.table import command_of_each, whole_models
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 FIGURES = HERE / "README.md"
-PLACES = {"hazards": PROJECT / "README.md", "false_verdicts": PROJECT / "README.md", "matrix": PROJECT / "CONTRIBUTING.md"}
+PLACES = {"hazards": PROJECT / "docs/trust.md", "false_verdicts": PROJECT / "docs/trust.md", "matrix": PROJECT / "CONTRIBUTING.md"}
 """Where results stand that are not figures."""
 VERDICTS = {"caught": "caught", "repaired": "caught, repaired by copies"}
 """What a table calls what became of a wrong kernel; another word is an error."""

@@ -1,6 +1,6 @@
 """The ten measured hazards: a kernel repository for each, a model in which it does harm, and what fxkernels is to say of it.
 
-One table drives the tests in ``tests/hazards``, and the table in README.md comes from what they find.
+One table drives the tests in ``tests/hazards``, and the table in docs/trust.md comes from what they find.
 """
 
 from __future__ import annotations
