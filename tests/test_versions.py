@@ -89,7 +89,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 SENTENCE = "fxkernels: not tested with huggingface_hub 9.1.0 (tested: 1.10 to 2.4)"
 
 
-@pytest.mark.parametrize("first", ["kernelize(model)", "explain(model, x)", "torch._dynamo.lookup_backend('hubkernels')"])
+@pytest.mark.parametrize("first", ["explain(model, x)", "torch._dynamo.lookup_backend('hubkernels')"])
 def test_first_use_warns_of_untested_versions_and_later_ones_do_not(first: str, environment: dict[str, str]) -> None:
     script = f"""
 import sys, torch, torch._dynamo
