@@ -113,6 +113,16 @@ def test_a_refused_kernel_is_not_run_and_without_fallback_an_error_of_the_call(x
         kernelized(layer_name="DetachedRMSNorm", verify="probe", use_fallback=False)(x)
 
 
+def test_a_graph_module_that_is_kernelized_again_stays_one_and_has_the_other_kernels(x: torch.Tensor) -> None:
+    once = kernelized().eval()
+    twice = kernelize(once, mapping={"RMSNorm": {"cpu": repository("norms", "InferenceRMSNorm")}}, verify="off")
+    torch.testing.assert_close(twice(x), once(x))
+    assert (runs("InferenceRMSNorm"), runs()) == (1, 1)
+    assert isinstance(twice, fx.GraphModule)
+    assert fxkernels.original(twice) is once
+    assert "is a graph module already" in twice.report.notes[0]
+
+
 def test_a_changed_constant_of_a_layer_is_decided_anew(x: torch.Tensor) -> None:
     model = kernelized()
     model(x)

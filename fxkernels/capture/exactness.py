@@ -35,6 +35,8 @@ def more_than_a_graph(model: nn.Module) -> str | None:
     name = type(model).__name__
     if annotated_forward(model) is not None:
         return f"the model, a {name}, is itself an annotated layer, of which a graph of its own operations has no call"
+    if isinstance(model, fx.GraphModule):
+        return f"the model, a {name}, is a graph module already"
     reason = not_traced(model, enters=True)
     if reason is not None:
         return f"the model, a {name}, {reason}"
