@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +17,7 @@ from .fold import (
     repeated_paths,
 )
 from .model import CallReport, ReportData
-
-_NARROWEST = 40
+from .terminal import columns, wrapped
 
 Aspects = dict[str, str | tuple[str, ...]]
 
@@ -238,14 +235,14 @@ def render_comparison(comparison: Comparison, width: int | None = None, head: st
         width: Columns; by default those of the terminal, 80 where there is none.
         head: The first line; by default the `summary`.
     """
-    width = max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns if width is None else width)
+    width = columns(width)
     lines = [summary(comparison) if head is None else head]
     for title, differences in (("versions", comparison.versions), ("captures", comparison.captures)):
         lines += [title] if differences else []
         lines += [f"  {_difference(difference)}" for difference in differences]
     lines += ["calls"] if comparison.calls else []
     lines += (f"  {line}" for line in _call_lines(comparison))
-    return "\n".join(piece for line in lines for piece in _wrapped(line, width))
+    return "\n".join(piece for line in lines for piece in wrapped(line, width, then=" " * (len(line) - len(line.lstrip()) + 4)))
 
 
 def _call_lines(comparison: Comparison) -> Iterator[str]:
@@ -288,11 +285,6 @@ def _difference(difference: Difference) -> str:
     if difference.what == "note":
         return f"+ note: {difference.after}" if difference.after else f"- note: {difference.before}"
     return f"{difference.what}: {difference.before or 'none'} -> {difference.after or 'none'}"
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    indent = " " * (len(line) - len(line.lstrip()) + 4)
-    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +11,8 @@ from ..kernels.layer import KernelIdentity
 from ..target import Target
 from .model import CallReport
 from .report import Report
+from .terminal import columns, wrapped
 
-_NARROWEST = 40
 _GAP = 2
 _PERHAPS = "?: a kernel may run there; only running it would tell"
 
@@ -92,7 +90,7 @@ def render_matrix(matrix: Matrix, width: int | None = None) -> str:
         matrix: The matrix.
         width: Columns; by default those of the terminal, 80 where there is none.
     """
-    width = max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns if width is None else width)
+    width = columns(width)
     heads = _short_names(tuple(matrix))
     rows = {_row_name(matrix, name): [_cell(matrix, name, target) for target in matrix] for name in matrix.layer_names}
     lines = list(_table(heads, rows))
@@ -101,15 +99,15 @@ def render_matrix(matrix: Matrix, width: int | None = None) -> str:
     if any("?" in text for cells in rows.values() for cell in cells for text in cell):
         lines.append(_PERHAPS)
     for head, report in zip(heads, matrix.values(), strict=True):
-        lines += textwrap.wrap(f"{head}: {report.summary}", width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        lines += wrapped(f"{head}: {report.summary}", width, then="  ")
     return "\n".join(lines)
 
 
 def _table(heads: tuple[str, ...], rows: Mapping[str, list[list[str]]]) -> Iterator[str]:
     if not rows:
         return
-    columns = [["", *rows], *([head, *(text for cells in rows.values() for text in cells[n])] for n, head in enumerate(heads))]
-    widths = [max(map(len, column)) + _GAP for column in columns]
+    grid = [["", *rows], *([head, *(text for cells in rows.values() for text in cells[n])] for n, head in enumerate(heads))]
+    widths = [max(map(len, column)) + _GAP for column in grid]
     yield "".join(text.ljust(size) for text, size in zip(("", *heads), widths, strict=True)).rstrip()
     for name, cells in rows.items():
         for number in range(max(map(len, cells))):
@@ -123,14 +121,7 @@ def _paragraphs(heads: tuple[str, ...], rows: Mapping[str, list[list[str]]], wid
         yield name
         for head, cell in zip(heads, cells, strict=True):
             start = f"  {head:<{column}}"
-            yield from textwrap.wrap(
-                ", ".join(cell),
-                width,
-                initial_indent=start,
-                subsequent_indent=" " * len(start),
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            yield from wrapped(", ".join(cell), width, first=start, then=" " * len(start))
 
 
 def _row_name(matrix: Matrix, layer_name: str) -> str:

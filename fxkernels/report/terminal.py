@@ -45,8 +45,7 @@ def render_text(report: ReportData, width: int | None = None) -> str:
         report: The report.
         width: Columns; by default those of the terminal, 80 where there is none.
     """
-    width = shutil.get_terminal_size((80, 24)).columns if width is None else width
-    return "\n".join("".join(text for text, _ in line) for line in _lines(report, max(width, _NARROWEST)))
+    return "\n".join("".join(text for text, _ in line) for line in _lines(report, columns(width)))
 
 
 def print_report(report: ReportData, console: Console | None = None) -> None:
@@ -60,7 +59,7 @@ def print_report(report: ReportData, console: Console | None = None) -> None:
     from rich.text import Text
 
     console = RichConsole(highlight=False) if console is None else console
-    for line in _lines(report, max(console.width, _NARROWEST)):
+    for line in _lines(report, columns(console.width)):
         # soft_wrap: the lines are wrapped already, and a long module path should stay in one piece when it is copied.
         console.print(Text.assemble(*line), soft_wrap=True)
 
@@ -212,11 +211,24 @@ def _kernel(decision: GraphDecision) -> str:
 
 
 def _paragraph(text: str, width: int, *, indent: str = "", hanging: str = "", style: str = _PLAIN) -> Iterator[Line]:
-    """The text in lines of at most `width` columns; its own line breaks stay, and words stay whole."""
-    start = indent
+    yield from (((piece, style),) for piece in wrapped(text, width, first=indent, then=indent + hanging))
+
+
+def wrapped(text: str, width: int, *, first: str = "", then: str = "") -> Iterator[str]:
+    """Yield the text in lines of at most `width` columns; its own line breaks stay, and words stay whole.
+
+    Args:
+        text: The text.
+        width: Columns.
+        first: What the first line begins with.
+        then: What every other line begins with.
+    """
+    start = first
     for line in text.splitlines():
-        for piece in textwrap.wrap(
-            line, width, initial_indent=start, subsequent_indent=indent + hanging, break_long_words=False, break_on_hyphens=False
-        ):
-            yield ((piece, style),)
-        start = indent + hanging
+        yield from textwrap.wrap(line, width, initial_indent=start, subsequent_indent=then, break_long_words=False, break_on_hyphens=False)
+        start = then
+
+
+def columns(width: int | None) -> int:
+    """Return the columns that a text has: `width`, else those of the terminal, 80 where there is none; never less than 40."""
+    return max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns if width is None else width)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import shutil
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +14,10 @@ from ..passes.plan import Status
 from .fold import Fold, differing_decisions, fold_calls
 from .hints import hint_for
 from .model import CallReport, Evidence, GraphDecision, ReportData
+from .terminal import columns, wrapped
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 _LISTED = 8
-_NARROWEST = 40
 _COLUMN = " " * len("  passed  ")
 
 _OUTCOMES = {
@@ -184,7 +182,7 @@ def render_why(why: Why, width: int | None = None) -> str:
         why: The explanation.
         width: Columns; by default those of the terminal, 80 where there is none.
     """
-    width = max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns if width is None else width)
+    width = columns(width)
     lines: list[str] = []
     several = len(why.explanations) > 1
     for explanation in why.explanations:
@@ -198,8 +196,8 @@ def _explanation(explanation: Explanation, width: int, *, tell_graph: bool) -> I
     call, decision = explanation.call, explanation.decision
     name = call.key if call.index or tell_graph else call.path
     graph = f" in graph {decision.graph}" if tell_graph and decision.graph >= 0 else ""
-    yield from _paragraph(f"{name}{graph} {_OUTCOMES[decision.status]}{_main_point(decision)}", width)
-    yield from _paragraph(_what_it_is(call, decision), width)
+    yield from wrapped(f"{name}{graph} {_OUTCOMES[decision.status]}{_main_point(decision)}", width)
+    yield from wrapped(_what_it_is(call, decision), width)
     yield from (f"  {text}" for text in decision.inputs)
     if decision.gates:
         yield ""
@@ -207,7 +205,7 @@ def _explanation(explanation: Explanation, width: int, *, tell_graph: bool) -> I
         yield from _gates(decision.gates, width)
     for number, candidate in enumerate(decision.candidates, 1):
         yield ""
-        yield from _paragraph(f"Candidate {number}, {_name(candidate)}, {_verdict(candidate, decision)}:", width)
+        yield from wrapped(f"Candidate {number}, {_name(candidate)}, {_verdict(candidate, decision)}:", width)
         yield from _gates(candidate.gates, width)
     yield from _conclusion(explanation, width)
 
@@ -250,11 +248,11 @@ def _gates(gates: tuple[Gate, ...], width: int) -> Iterator[str]:
     """One line for each gate that has something to say, and one for those between that just passed."""
     for silent, group in itertools.groupby(gates, lambda gate: gate.outcome == "passed" and not gate.note):
         if silent:
-            yield from _paragraph(", ".join(gate.name for gate in group), width, first="  passed  ", then=_COLUMN)
+            yield from wrapped(", ".join(gate.name for gate in group), width, first="  passed  ", then=_COLUMN)
             continue
         for gate in group:
             said = gate.miss if gate.miss is not None else gate.note
-            yield from _paragraph(f"{gate.name}: {said}" if said else gate.name, width, first=f"  {gate.outcome:<8}", then=_COLUMN + "  ")
+            yield from wrapped(f"{gate.name}: {said}" if said else gate.name, width, first=f"  {gate.outcome:<8}", then=_COLUMN + "  ")
 
 
 def _conclusion(explanation: Explanation, width: int) -> Iterator[str]:
@@ -263,18 +261,18 @@ def _conclusion(explanation: Explanation, width: int) -> Iterator[str]:
         yield ""
         remarks = "; ".join(decision.lowering.remarks[1:] if decision.lowering.name != "traced" else decision.lowering.remarks)
         more = f"; it {remarks}" if remarks else ""
-        yield from _paragraph(f"In a compiled graph it is {decision.lowering.name}: {decision.lowering.reason}{more}.", width)
+        yield from wrapped(f"In a compiled graph it is {decision.lowering.name}: {decision.lowering.reason}{more}.", width)
     if decision.evidence is not None:
         yield ""
-        yield from _paragraph(_trust(decision.evidence), width)
+        yield from wrapped(_trust(decision.evidence), width)
     if not explanation.change:
         return
     yield ""
     if nearest is None:
-        yield from _paragraph(f"It would match {explanation.change}.", width)
+        yield from wrapped(f"It would match {explanation.change}.", width)
         return
     closest = "It" if len(decision.candidates) == 1 else f"{_name(nearest)} came closest. It"
-    yield from _paragraph(f"{closest} would match {explanation.change}.", width)
+    yield from wrapped(f"{closest} would match {explanation.change}.", width)
 
 
 def _trust(evidence: Evidence) -> str:
@@ -289,23 +287,15 @@ def _others(why: Why, width: int) -> Iterator[str]:
         return
     labels = ", ".join(f"{fold.label} x{len(fold.calls)}" if len(fold.calls) > 1 else fold.label for fold in why.alike)
     yield ""
-    yield from _paragraph(f"Others like it get a kernel: {labels}.", width)
+    yield from wrapped(f"Others like it get a kernel: {labels}.", width)
     theirs, own = why.alike[0].calls[0].decisions[-1], why.explanations[0].decision
     for mine, other in zip(own.inputs, theirs.inputs, strict=False):
         if mine != other:
             name, _, value = mine.partition(": ")
-            yield from _paragraph(f"{name} is {value} here, {other.partition(': ')[2]} there", width, first="  ", then="    ")
+            yield from wrapped(f"{name} is {value} here, {other.partition(': ')[2]} there", width, first="  ", then="    ")
     if None not in (own.training, theirs.training) and own.training != theirs.training:
         yield (
             "  the layer is in training mode here, in eval mode there"
             if own.training
             else "  the layer is in eval mode here, in training mode there"
         )
-
-
-def _paragraph(text: str, width: int, *, first: str = "", then: str = "") -> Iterator[str]:
-    start = first
-    for line in text.splitlines():
-        wrapped = textwrap.wrap(line, width, initial_indent=start, subsequent_indent=then, break_long_words=False, break_on_hyphens=False)
-        yield from wrapped
-        start = then
