@@ -1,6 +1,6 @@
 """Each measured hazard, in the hands of a user: right numbers, and a report that says why, or that copies repair it.
 
-What is found here is the table of docs/trust.md. After a change: ``pytest tests/hazards --write-hazards`` and ``python benchmarks/render.py``.
+What is found here is the table of docs/trust.md. After a change: ``pytest tests/hazards --write-hazards``, ``python benchmarks/render.py``.
 """
 
 from __future__ import annotations
