@@ -29,7 +29,14 @@ class GroupedQueryAttention(Fusion):
     ) -> Any:
         """Return the attention's output, heads before positions."""
         return F.scaled_dot_product_attention(
-            query, _repeated(key), _repeated(value), attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+            query,
+            _repeated(key),
+            _repeated(value),
+            attn_mask=attn_mask,
+            dropout_p=dropout_p,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=ANY,
         )
 
     @alternative
