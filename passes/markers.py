@@ -8,8 +8,8 @@ calls are found and the markers erased, the graph is the one that capture would 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -20,10 +20,12 @@ SITE = "layer_call_site"
 """Key of a marker's `node.meta` under which its `CallSite` stands. Two markers belong together if they share one."""
 
 
+@fx.has_side_effect  # nothing that reorders a graph moves a marker, or an operation across one
 def enter(args: tuple[Any, ...], kwargs: dict[str, Any], tensors: dict[str, Any]) -> None:
     """Marker: an annotated call begins, with these arguments and these tensors of its layer."""
 
 
+@fx.has_side_effect
 def leave(outputs: tuple[Any, ...]) -> None:
     """Marker: the call ends, with these tensors as its output."""
 
@@ -80,6 +82,15 @@ def erase_markers(graph: fx.Graph) -> bool:
     for node in markers:
         graph.erase_node(node)
     return bool(markers)
+
+
+def in_graph_order(calls: Iterable[LayerCall]) -> tuple[LayerCall, ...]:
+    """Return calls whose graph has been put into another order, parents before children as they are given."""
+    moved: dict[LayerCall, LayerCall] = {}
+    for call in calls:
+        parent = moved[call.parent] if call.parent is not None else None
+        moved[call] = replace(call, region=tuple(sorted(call.region)), parent=parent)
+    return tuple(moved.values())
 
 
 def _close(node: fx.Node, end: int, opened: list[_Seen]) -> None:

@@ -16,7 +16,7 @@ from torch import fx
 
 from .fuse import Composition, Matched, find_fused_calls
 from .layer_call import LayerCall
-from .markers import erase_markers, find_marked_calls
+from .markers import erase_markers, find_marked_calls, in_graph_order
 from .plan import DecideCall, Plan, plan_rewrites
 from .rewrite import rewrite
 from .verify import fault_of_any_node, fault_of_markers, fault_of_rewrites, nodes_without_example_value
@@ -27,6 +27,7 @@ def compiler(
     decider: Decider,
     record: Callable[[State], None],
     *,
+    reorder: Callable[[fx.Graph], bool] | None = None,
     edit: bool = True,
     observer: Observer | None = None,
 ) -> Pipeline:
@@ -36,12 +37,14 @@ def compiler(
         compositions: The fusions that are looked for.
         decider: Makes, of all calls of a capture, what decides one of them.
         record: Takes in the decisions. If it raises, no kernel is put into the graph.
+        reorder: Puts a captured graph without markers into the order in which capture would have left it, if markers may have prevented
+            that. It returns whether it did.
         edit: Whether kernels are put into the graph. `explain` stops before that.
         observer: See `Pipeline`.
     """
     passes = (
         FindMarked(),  # annotated calls, by the markers that capture has put around them
-        EraseMarkers(),  # from here on the graph is the one that backend="eager" gets
+        EraseMarkers(reorder),  # from here on the graph is the one that backend="eager" gets
         FindFused(compositions),  # compositions that the model's author gave no name
         Decide(decider),  # one decision for each call, complete before the first edit
         Record(record),  # into the report
@@ -149,14 +152,18 @@ class FindMarked:
 
 @dataclass(frozen=True)
 class EraseMarkers:
-    """No marker is left, and no other node has changed."""
+    """No marker is left, and no other node has changed, but that the captured graph is in the order that it would have without markers."""
 
+    reorder: Callable[[fx.Graph], bool] | None = None
     name: ClassVar[str] = "erase-markers"
 
     def __call__(self, state: State) -> State:
-        for each in state.modules:
-            if erase_markers(each.graph):
-                each.recompile()
+        marked = [each for each in state.modules if erase_markers(each.graph)]
+        if marked and self.reorder is not None and self.reorder(state.module.graph):
+            marked.append(state.module)
+            state = replace(state, calls=in_graph_order(state.calls))
+        for each in marked:
+            each.recompile()
         return state
 
 

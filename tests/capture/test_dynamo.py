@@ -69,6 +69,70 @@ def test_without_a_mapping_the_graph_is_the_one_that_the_eager_backend_gets():
     assert backend.report.graphs[0].code == seen[0]
 
 
+class Towers(nn.Module):
+    """Two stacks that are independent of each other; which one runs first differs, as the order of a dict may on the ranks of a job."""
+
+    def __init__(self, first="left"):
+        super().__init__()
+        self.left, self.right = Stack(), Stack()
+        self.order = sorted(("left", "right"), key=first.__ne__)
+
+    def forward(self, x, y):
+        given, found = {"left": x, "right": y}, {}
+        table = torch.zeros(8)
+        for name in self.order:
+            found[name] = getattr(self, name)(given[name])
+        return found["left"] * found["right"] + (x.sin() + y.cos()) + table.add_(1)
+
+
+@pytest.fixture
+def canonical():
+    if not hasattr(torch._dynamo.config, "canonicalize_output_graph_node_order"):
+        pytest.skip("Dynamo orders its graphs since torch 2.14")
+    with torch._dynamo.config.patch(canonicalize_output_graph_node_order=True):
+        yield
+
+
+def graph_of_towers(backend_of, first="left"):
+    """The nodes of the graph that a backend's inner compiler gets."""
+    seen = []
+
+    def spy(gm, example_inputs):
+        seen.append([(node.op, node.name, node.args, getattr(node.target, "__name__", node.target)) for node in gm.graph.nodes])
+        return gm.forward
+
+    torch._dynamo.reset()
+    torch.compile(Towers(first), backend=backend_of(spy))(torch.randn(3, 8), torch.randn(3, 8))
+    return str(seen[0])
+
+
+@pytest.mark.usefixtures("canonical")
+def test_in_canonical_order_the_graph_without_a_kernel_is_the_one_that_another_backend_gets():
+    assert graph_of_towers(lambda spy: hubkernels(inner=spy, mapping={})) == graph_of_towers(lambda spy: spy)
+
+
+@pytest.mark.usefixtures("canonical")
+def test_in_canonical_order_traces_that_differ_in_order_only_get_one_graph_with_kernels():
+    graphs = {graph_of_towers(lambda spy: hubkernels(inner=spy, mapping=MAPPING), first) for first in ("left", "right")}
+    assert len(graphs) == 1
+    assert graphs.pop().count("kernel_RMSNorm") == 6
+
+
+@pytest.mark.usefixtures("canonical")
+@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
+def test_in_canonical_order_every_call_is_rewritten_with_the_same_values_and_gradients(inner):
+    model, values = Towers(), [torch.randn(3, 8, requires_grad=True) for _ in range(2)]
+    run, backend = compiled(model, inner=inner)
+    wanted = [*values, *model.parameters()]
+    torch.testing.assert_close(run(*values), model(*values))
+    torch.testing.assert_close(
+        torch.autograd.grad(run(*values).sum(), wanted, allow_unused=True),
+        torch.autograd.grad(model(*values).sum(), wanted, allow_unused=True),
+    )
+    assert set(statuses(backend).values()) == {"rewritten"}
+    assert len(statuses(backend)) == 6
+
+
 def test_another_backend_sees_no_marker_while_ours_is_in_use():
     model, seen = Stack(), []
     compiled(model)[0](torch.randn(3, 8))

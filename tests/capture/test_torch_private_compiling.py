@@ -10,6 +10,7 @@ import pytest
 import torch
 from inspector import INSPECTOR, Inspector, graphs_of, look
 from torch import fx, nn
+from torch._dynamo import config
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -187,6 +188,23 @@ def test_run_on_fakes_adds_no_guard() -> None:
 def test_run_on_fakes_without_a_fake_tensor_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="no input is a fake tensor"):
         _torch.run_on_fakes(lambda x: x, (X,))
+
+
+@pytest.mark.skipif(not hasattr(config, "canonicalize_output_graph_node_order"), reason="Dynamo orders its graphs since torch 2.14")
+def test_in_canonical_order_is_the_order_in_which_dynamo_leaves_a_graph() -> None:
+    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y.sin() + x.cos()) * x.sin()
+
+    (traced,) = graphs_of(function, X, X)
+    assert not _torch.in_canonical_order(traced.graph)
+    with config.patch(canonicalize_output_graph_node_order=True):
+        torch._dynamo.reset()
+        (ordered,) = graphs_of(function, X, X)
+        assert str(ordered.graph) != str(traced.graph)
+        assert _torch.in_canonical_order(traced.graph)
+    assert [node.target for node in traced.graph.nodes if node.op != "placeholder"] == [
+        node.target for node in ordered.graph.nodes if node.op != "placeholder"
+    ]
 
 
 def test_unlogged_fakes_raise_without_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

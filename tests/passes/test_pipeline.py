@@ -101,6 +101,47 @@ def test_the_decider_gets_all_calls_of_the_graph_and_of_those_nested_in_it() -> 
     assert markers_of(module.body.graph) == []
 
 
+def in_turns(graph: fx.Graph) -> bool:
+    """Put the operations of two halves of a graph that are independent of each other in turns: one of the first, one of the second."""
+    *operations, last = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
+    assert last.target is operator.add
+    half = len(operations) // 2
+    behind = operations[0].prev
+    for node in [node for pair in zip(operations[:half], operations[half:], strict=True) for node in pair]:
+        behind.append(node)
+        behind = node
+    graph.lint()
+    return True
+
+
+def test_calls_are_rewritten_in_a_graph_that_is_put_into_another_order_without_its_markers() -> None:
+    build = GraphBuilder()
+    x, y, weight = build.tensor("x", 4, 8), build.tensor("y", 4, 8), build.tensor("weight", 8)
+    with build.layer("outer", x) as outer:
+        outer.returns(norm_call(build, "outer.norm", x, weight))
+    module = build.module(build(operator.add, outer.output, norm_call(build, "norm", y, weight)))
+    values = (torch.randn(4, 8), torch.randn(4, 8), torch.rand(8))
+    expected = module(*values)
+    state = compiler((), rewrites("outer.norm", "norm"), ignore, reorder=in_turns)(module)
+    assert statuses(state) == {"outer#0": "excluded", "outer.norm#0": "rewritten", "norm#0": "rewritten"}
+    around, inside, _ = state.calls
+    assert inside.parent is around
+    assert len(computing(module.graph)) == 3
+    torch.testing.assert_close(module(*values), expected)
+
+
+def test_the_operations_of_a_call_are_those_between_its_markers_whatever_the_order_afterwards() -> None:
+    build = GraphBuilder()
+    x, y, weight = build.tensor("x", 4, 8), build.tensor("y", 4, 8), build.tensor("weight", 8)
+    module = build.module(build(operator.add, norm_call(build, "one", x, weight), norm_call(build, "other", y, weight)))
+    marked = FindMarked()(State(module))
+    erased = EraseMarkers(in_turns)(marked)
+    for before, after in zip(marked.calls, erased.calls, strict=True):
+        assert set(before.region) == set(after.region)
+        assert list(after.region) == [node for node in module.graph.nodes if node in after.inside]
+        assert after.between
+
+
 @settings(deadline=None, max_examples=60)
 @given(layers())
 def test_calls_that_all_miss_leave_the_graph_that_nobody_marked(items: list) -> None:

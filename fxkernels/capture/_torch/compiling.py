@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch._dynamo import config
+from torch._dynamo import compiled_autograd, config, output_graph
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.eval_frame import skip_code
 from torch._dynamo.exc import BackendCompilerFailed
@@ -54,6 +54,19 @@ def graph_break_reason(gm: fx.GraphModule) -> str | None:
     line: str = str(reason.reason).strip().splitlines()[0]
     where = reason.user_stack[-1] if reason.user_stack else None
     return f"{line} ({where.filename}:{where.lineno})" if where is not None else line
+
+
+def in_canonical_order(graph: fx.Graph) -> bool:
+    """Give a captured graph the order and the names of nodes that Dynamo gives to graphs, if it was asked to; return whether it was.
+
+    With `torch._dynamo.config.canonicalize_output_graph_node_order` (torch 2.14 and later), the ranks of a job whose traces differ only in
+    order have one graph.
+    """
+    if not getattr(config, "canonicalize_output_graph_node_order", False) or compiled_autograd.in_compiled_autograd_region:
+        return False
+    graphs: Any = output_graph
+    graphs._canonicalize_graph(graph)
+    return True
 
 
 def compile_key() -> tuple[int | None, int | None] | None:

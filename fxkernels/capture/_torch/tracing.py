@@ -15,6 +15,7 @@ from torch._dynamo.source import LocalSource
 from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslator
 
 from .compiling import note_recompile_limit
+from .gone import is_gone, said_plainly, sentence_of
 from .types import Frame, Variable
 
 
@@ -34,6 +35,39 @@ class Observer(Protocol):
         """That call was inlined; None if it raised or broke the graph."""
 
 
+class _Cautious:
+    """An observer that is asked no more once torch turns out to lack what it relies on: models then run without kernels."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._gone = False
+
+    def frame_begins(self, frame: Frame) -> Any:
+        return self._ask(self._observer.frame_begins, frame)
+
+    def frame_ends(self, frame: Frame, token: Any, result: Variable) -> None:
+        self._ask(self._observer.frame_ends, frame, token, result)
+
+    def call_begins(self, frame: Frame, function: FunctionType, args: list[Variable], kwargs: dict[str, Variable]) -> Any:
+        return self._ask(self._observer.call_begins, frame, function, args, kwargs)
+
+    def call_ends(self, frame: Frame, token: Any, result: Variable | None) -> None:
+        self._ask(self._observer.call_ends, frame, token, result)
+
+    def _ask(self, question: Callable[..., Any], *about: Any) -> Any:
+        if self._gone:
+            return None
+        try:
+            return question(*about)
+        except (AttributeError, ImportError) as error:
+            if not is_gone(error):
+                raise
+            self._gone = True
+            _log.warning("models run without kernels: %s", sentence_of(error))
+            return None
+
+
+_log = logging.getLogger("fxkernels")
 _install_lock = threading.Lock()
 
 
@@ -43,14 +77,15 @@ def install(observer: Observer) -> None:
 
     Wraps `InliningInstructionTranslator.inline_call`, `InstructionTranslator.run` and `InstructionTranslator._return`.
     """
-    with _install_lock:
+    with said_plainly(), _install_lock:
+        observer = _Cautious(observer)
         _wrap_inline_call(observer)
         _wrap_root_frame(observer)
         logging.getLogger("torch._dynamo.convert_frame").addFilter(note_recompile_limit)
 
 
 def _wrap_inline_call(observer: Observer) -> None:
-    original: Any = vars(InliningInstructionTranslator)["inline_call"].__func__
+    original: Any = InliningInstructionTranslator.inline_call.__func__  # type: ignore[attr-defined]
 
     def inline_call(
         cls: Any, parent: Frame, func: Variable, args: list[Variable], kwargs: dict[str, Variable], *rest: Any, **more: Any
