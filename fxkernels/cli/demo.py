@@ -149,11 +149,10 @@ def _say(paragraph: str) -> None:
     click.echo(click.wrap_text(paragraph, 80))
 
 
-# --- what it measures
-# ----------------------------------------------------------------------------------------------------------------------
+# --- what it measures -----------------------------------------------------------------------------------------------------------------
 
 OUTPUT_TOLERANCE = 1e-5
-"""The largest difference of outputs, relative to the largest value. Another order of a sum of thousands of float32 numbers differs by less."""
+"""The largest difference of outputs, relative to the largest value. The order of a sum of thousands of numbers in float32 changes less."""
 
 GRADIENT_TOLERANCE = 1e-4
 """The same for gradients, which go through more of such sums. A wrong gradient differs by 1e-2 and more."""
