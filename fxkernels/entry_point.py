@@ -1,7 +1,7 @@
-"""What `torch.compile(backend="hubkernels")` finds by its entry point.
+"""The entry point of `torch.compile(backend="hubkernels")`.
 
-Torch imports this module when a program first names the backend. Dynamo is told of us when the backend is used, or where torch does not
-say when that is (before 2.15), at once.
+Torch imports this module when a program first names the backend. Capture is installed into Dynamo when the backend is first used. Before
+2.15 torch does not say when that is, so it is installed at once.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def compile_graph(gm: fx.GraphModule, example_inputs: list[Any], *, mode: str | 
         ValueError: For an unknown option.
     """
     backend = getattr(_compiling, "backend", None)
-    if backend is None:  # nobody traced the frame through capture: a graph that was handed to us directly
+    if backend is None:  # a graph that was passed directly, without capture
         backend = HubKernels(options_of(options or {}))
     _compiling.backend = None
     return backend(gm, example_inputs, mode=mode)
 
 
 def _backend_for(wrapper: Any) -> HubKernels:
-    """The backend of one `torch.compile` call, kept on the object that torch made for it, so that all its graphs share one report."""
+    """Return the backend of one `torch.compile` call. It is kept on torch's object for that call, so that its graphs share one report."""
     backend = getattr(wrapper, _ATTRIBUTE, None)
     if backend is None:
         options = getattr(wrapper, "kwargs", {}).get("options")

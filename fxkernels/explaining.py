@@ -8,10 +8,10 @@ from typing import Any, overload
 
 from torch import nn
 
+from .dry_run import dry_run
 from .fallback import KernelizeFallback
 from .mapping import current_mapping
 from .mode import Mode
-from .on_fakes import captured_on_fakes
 from .options import Options, options_of
 from .report.matrix import Matrix
 from .report.report import Report
@@ -59,11 +59,11 @@ def explain(
         raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}")
     options = _options(mode)
     if target is None or isinstance(target, str | Target):
-        return captured_on_fakes(model, [replace(options, target=_elsewhere(target))], args, kwargs)[0]
+        return dry_run(model, [replace(options, target=_elsewhere(target))], args, kwargs)[0]
     targets = [each if isinstance(each, Target) else Target.parse(each) for each in target]
     if not targets:
         raise ValueError("target=[] names no target; leave it out for this machine")
-    reports = captured_on_fakes(model, [replace(options, target=_elsewhere(each)) for each in targets], args, kwargs)
+    reports = dry_run(model, [replace(options, target=_elsewhere(each)) for each in targets], args, kwargs)
     return Matrix.of(dict(zip(targets, reports, strict=True)))
 
 

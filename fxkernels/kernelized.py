@@ -1,4 +1,4 @@
-"""What makes a module of a kernelized model run its kernels: state that stands in the module and survives copies and pickles."""
+"""The state in a module of a kernelized model by which it runs its kernels. It survives copies and pickles of the module."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .report.report import Report
 class Kernelized:
     """The compiled call of one module, by the backend that all modules of the kernelized model share.
 
-    It is the module's `_compiled_call_impl`, as `nn.Module.compile` would set it. Torch drops that when a module is copied or pickled; so
-    this object also stands among the module's attributes, goes along with them, and installs itself in the copy.
+    It is the module's `_compiled_call_impl`, as `nn.Module.compile` would set it. Torch drops that when a module is copied or pickled. So
+    this object is also an attribute of the module, is copied with it, and installs itself in the copy.
 
     Args:
         module: A module of the clone.
@@ -36,7 +36,7 @@ class Kernelized:
         self._install()
 
     def _install(self) -> None:
-        dynamo.install()  # somebody may compile the model, with a backend of theirs
+        dynamo.install()  # the user may compile the model with another backend
         attributes = self.module.__dict__
         attributes[KERNELIZED] = self
         attributes["_compiled_call_impl"] = _torch.entry(self.call, self.module._call_impl)
@@ -46,9 +46,9 @@ class Kernelized:
             self.backend.session.recorder.listeners.append(_shown_by(weakref.ref(self.module)))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module: compiled by our backend, or as it is inside a compilation of somebody else, who then gets our graphs.
+        """Call the module, compiled by our backend. Inside another compilation it is called uncompiled, and that one gets our graphs.
 
-        It is called as it is in an export as well, which gets the original layers, as do traces, forward-mode AD and dispatch modes.
+        It is called uncompiled in an export too, which gets the original layers, as do traces, forward-mode AD and dispatch modes.
         """
         if _torch.compiling_around() or is_exporting() or _torch.operations_are_watched():
             return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]

@@ -59,7 +59,7 @@ class KernelMapping:
             mapping: Layer name -> device -> repository (serves every mode, as `Mode.FALLBACK`), or -> dict from mode to repository.
 
         Raises:
-            ValueError: For an unknown device type, a mode that nobody can ask for, an empty layer name, or one place given twice.
+            ValueError: For an unknown device type, a mode in which no model can run, an empty layer name, or one place given twice.
             TypeError: For anything that has the wrong type; the message says where.
 
         Example:

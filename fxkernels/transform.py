@@ -17,6 +17,7 @@ from .capture.clone import clone_module
 from .capture.dynamo import KERNELIZED
 from .capture.symbolic import trace_exactly
 from .constrained import OnDepends
+from .dry_run import dry_run
 from .errors import CaptureError
 from .fallback import KernelizeFallback
 from .fusions import current_fusions
@@ -24,7 +25,6 @@ from .kernelized import Kernelized
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
-from .on_fakes import captured_on_fakes
 from .options import Options, options_of
 
 Capture = Literal["auto", "dynamo", "symbolic"]
@@ -103,7 +103,7 @@ def kernelize(
     if reason is not None:
         backend.session.recorder.note(f"captured by Dynamo, because symbolic tracing is not exact: {reason}")
     if example_args is not None or example_kwargs is not None:
-        (report,) = captured_on_fakes(model, [options], tuple(example_args or ()), dict(example_kwargs or {}))
+        (report,) = dry_run(model, [options], tuple(example_args or ()), dict(example_kwargs or {}))
         backend.session.recorder.adopt(report)
     return result
 

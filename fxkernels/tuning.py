@@ -83,7 +83,7 @@ def tune(
     a time, until it is not. A step is a forward, and for a model in training mode a backward of the sum of its outputs. Weights and
     gradients stay as they are.
 
-    Whoever interrupts it loses what is being timed at the moment; the times of layer calls are kept, and the next run goes on from there.
+    If it is interrupted, the measurement in progress is lost; the times of layer calls are kept, and the next run goes on from there.
 
     Args:
         model: Any module, on the device and in the mode for which the plan is made.

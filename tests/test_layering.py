@@ -46,7 +46,7 @@ ROOMS: tuple[str, ...] = (
     "dump",
     "compositions",
     "backend",
-    "on_fakes",
+    "dry_run",
     "explaining",
     "kernelized",
     "transform",

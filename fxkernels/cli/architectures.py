@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import FactoryError, described
+from .errors import CommandError, described
 
 PREFIX = "hf:"
 
@@ -45,7 +45,7 @@ def load_architecture(name: str, config: Sequence[str] = (), device: str = "meta
         device: Where it is built.
 
     Raises:
-        FactoryError: If transformers is missing or has no such architecture, if a setting does not exist, or if no model comes of it.
+        CommandError: If transformers is missing or has no such architecture, if a setting does not exist, or if the model cannot be built.
     """
     transformers = _transformers()
     configuration = _configuration(transformers, name, config)
@@ -58,11 +58,11 @@ def _transformers() -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise FactoryError("hf: targets need transformers: pip install transformers kernels") from error
+        raise CommandError("hf: targets need transformers: pip install transformers kernels") from error
     from transformers.utils.import_utils import is_kernels_available
 
     if not is_kernels_available():
-        raise FactoryError(
+        raise CommandError(
             f"transformers {transformers.__version__} marks its layers only where a version of the kernels package is installed that it "
             f"supports; {_installed('kernels')}"
         )
@@ -78,7 +78,7 @@ def _installed(package: str) -> str:
 
 @contextlib.contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Its advice on configurations is for those who train the model."""
+    """Silence transformers: its advice on configurations is for training."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -95,7 +95,7 @@ def _configuration(transformers: Any, name: str, config: Sequence[str]) -> Any:
     if name not in known:
         near = difflib.get_close_matches(name, list(known.keys()), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "its model types are those of config.json on the Hub"
-        raise FactoryError(f"transformers {transformers.__version__} has no architecture {name!r}; {hint}")
+        raise CommandError(f"transformers {transformers.__version__} has no architecture {name!r}; {hint}")
     settings: dict[str, Any] = {}
     with _quietly(transformers):
         defaults = known[name]()
@@ -104,7 +104,7 @@ def _configuration(transformers: Any, name: str, config: Sequence[str]) -> Any:
         try:
             configuration = transformers.AutoConfig.for_model(name, **settings)
         except Exception as error:  # transformers checks what it is given in many ways
-            raise FactoryError(f"{name} cannot be configured like this: {described(error)}") from error
+            raise CommandError(f"{name} cannot be configured like this: {described(error)}") from error
         _do_without_timm(transformers, configuration)
     return configuration
 
@@ -117,17 +117,17 @@ def _do_without_timm(transformers: Any, configuration: Any) -> None:
 
 
 def _set(settings: dict[str, Any], defaults: Any, setting: str) -> None:
-    """Take in one ``key=value``."""
+    """Add one ``key=value`` to the settings."""
     key, equals, text = setting.partition("=")
     if not (key and equals):
-        raise FactoryError(f"--config {setting!r} is no key=value, for example num_hidden_layers=2")
+        raise CommandError(f"--config {setting!r} is no key=value, for example num_hidden_layers=2")
     *outer, last = key.split(".")
     for name in outer:
         _check_key(name, defaults, key)
         defaults = getattr(defaults, name, None)
         settings = settings.setdefault(name, {})
         if not isinstance(settings, dict):
-            raise FactoryError(f"--config {key}: {name} was set to {settings!r}, which has nothing inside")
+            raise CommandError(f"--config {key}: {name} was set to {settings!r}, which has nothing inside")
     _check_key(last, defaults, key)
     try:
         settings[last] = json.loads(text)
@@ -136,7 +136,7 @@ def _set(settings: dict[str, Any], defaults: Any, setting: str) -> None:
 
 
 def _check_key(name: str, config: Any, key: str) -> None:
-    """A configuration takes any name without a word; a misspelled one would change nothing."""
+    """Raise if a configuration does not have the key: transformers accepts any name, and a misspelled one would change nothing."""
     if isinstance(config, Mapping):
         return
     known = {*getattr(config, "attribute_map", {}), *(config.to_dict() if hasattr(config, "to_dict") else ()), "dtype"}
@@ -145,7 +145,7 @@ def _check_key(name: str, config: Any, key: str) -> None:
     near = difflib.get_close_matches(name, known, n=3)
     kind = getattr(config, "model_type", "") or type(config).__name__
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise FactoryError(f"--config {key}: a configuration of {kind} has no {name!r}{hint}")
+    raise CommandError(f"--config {key}: a configuration of {kind} has no {name!r}{hint}")
 
 
 # --- model and arguments ----------------------------------------------------------------------------------------------------------------
@@ -159,18 +159,18 @@ def _model(transformers: Any, name: str, configuration: Any) -> nn.Module:
     try:
         model: nn.Module = getattr(transformers, auto_class).from_config(configuration).eval()
     except Exception as error:  # a configuration that contradicts itself, an optional package that is missing
-        raise FactoryError(f"{name} cannot be built: {described(error)}") from error
+        raise CommandError(f"{name} cannot be built: {described(error)}") from error
     return model
 
 
 def _is_pair(configuration: Any) -> bool:
-    """Whether it is a text and a vision model side by side, as CLIP; a language model that reads images has a token for them."""
+    """Return whether it is a text and a vision model side by side, as CLIP; a language model that reads images has a token for them."""
     has = {part: getattr(configuration, part, None) is not None for part in ("text_config", "vision_config", "image_token_id")}
     return has["text_config"] and has["vision_config"] and not has["image_token_id"]
 
 
 def _arguments(name: str, model: Any, configuration: Any) -> dict[str, Any]:
-    """Tensors of the usual shapes; what is in them is never read."""
+    """Return tensors of the usual shapes; their values are never read."""
     parts = [configuration, *(getattr(configuration, f"{part}_config", None) for part in ("text", "vision", "backbone"))]
 
     def setting(*names: str, default: Any = None) -> Any:
@@ -193,7 +193,7 @@ def _arguments(name: str, model: Any, configuration: Any) -> dict[str, Any]:
         wanted.append("decoder_input_ids")
     unknown = [each for each in wanted if each not in examples]
     if unknown:
-        raise FactoryError(
+        raise CommandError(
             f"no example of {', '.join(unknown)} is known, which {name} takes; write a function that returns (model, arguments), "
             f"and name it module:function"
         )

@@ -1,4 +1,4 @@
-"""`fxkernels check`: does every call that had a kernel still get one?"""
+"""`fxkernels check`: fails if a call that had a kernel does not get one any more."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .diff import as_value
-from .explain import explained, target_arguments
-from .saved_report import saved_report
+from .diff import as_value, saved_report
+from .explain import explained
+from .factory import target_arguments
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison
@@ -56,7 +56,7 @@ def check(saved: Report, target: str, device: str | None, as_json: bool, **how: 
 
 
 def _verdict(saved: Report, comparison: Comparison) -> str:
-    """What was lost and why, with what may be the cause; else what is better now."""
+    """Return what was lost, why, and the likely cause; if nothing was lost, what was gained."""
     from ..report.compare import render_comparison
 
     had, lost = sum(call.status in ("rewritten", "unknown") for call in saved.calls), comparison.lost
@@ -68,7 +68,7 @@ def _verdict(saved: Report, comparison: Comparison) -> str:
 
 
 def _targets(saved: Report) -> list[str]:
-    """What the report was made for, with this installation's torch; nothing if that is this machine."""
+    """Return the report's targets with this installation's torch; an empty list if the report was made for this machine."""
     from ..target import Target
 
     here = {each.device: Target.of_machine(each.device) for each in saved.targets}

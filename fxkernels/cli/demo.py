@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from ..mapping import KernelMapping
     from ..report.report import Report
-    from .measure import Difference
 
-Run = Callable[["Tensor"], "Tensor"]
+Run = Callable[[Tensor], Tensor]
 
 _COMPILED = "torch.compile, Inductor"
 _OURS = "hubkernels, Inductor"
@@ -42,7 +49,6 @@ def demo(repeats: int, length: int, layers: int, compile_: bool) -> None:
     """
     from .. import kernelize
     from ..demo_model import decoder
-    from .measure import gradient_difference, gradients_of, output_difference, outputs_of
 
     model, (input_ids,) = decoder(length=length, layers=layers)
     mapping = _mapping()
@@ -70,7 +76,7 @@ def demo(repeats: int, length: int, layers: int, compile_: bool) -> None:
 
 
 def _mapping() -> KernelMapping:
-    """All built-in kernels, also those that the default mapping leaves out."""
+    """Return all built-in kernels, including those that the default mapping leaves out."""
     from ..builtin import BUILTIN_LAYERS, builtin_mapping, builtin_repository
     from ..mapping import KernelMapping
 
@@ -81,11 +87,8 @@ def _mapping() -> KernelMapping:
 
 
 def _compiled(model: nn.Module, mapping: KernelMapping, input_ids: Tensor) -> dict[str, Run]:
-    """Compile with Inductor, without and with kernels. A machine on which Inductor itself does not work is no failure of the demo."""
-    import torch
-
+    """Compile with Inductor, without and with kernels. Where Inductor itself fails, it is left out of the demo."""
     from .. import hubkernels
-    from .measure import missing_compiler, outputs_of
 
     missing = missing_compiler()
     if missing is not None:
@@ -125,7 +128,6 @@ def _show_differences(differences: Iterable[Difference]) -> None:
 
 
 def _show_times(sides: dict[str, Run], input_ids: Tensor, repeats: int) -> None:
-    from .measure import medians, outputs_of
 
     def forward(side: Run) -> Callable[[], Any]:
         return lambda: outputs_of(side, input_ids)
@@ -145,3 +147,83 @@ def failures(report: Report, differences: Iterable[Difference]) -> list[str]:
 
 def _say(paragraph: str) -> None:
     click.echo(click.wrap_text(paragraph, 80))
+
+
+# --- what it measures -----------------------------------------------------------------------------------------------------------------
+
+OUTPUT_TOLERANCE = 1e-5
+"""The largest difference of outputs, relative to the largest value. The order of a sum of thousands of numbers in float32 changes less."""
+
+GRADIENT_TOLERANCE = 1e-4
+"""The same for gradients, which go through more of such sums. A wrong gradient differs by 1e-2 and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far two runs are apart.
+
+    Args:
+        what: What was compared.
+        largest: The largest absolute difference.
+        tolerance: What it may be.
+        where: Which of several tensors that is.
+    """
+
+    what: str
+    largest: float
+    tolerance: float
+    where: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Return whether it is within the tolerance; a NaN is not."""
+        return self.largest <= self.tolerance
+
+
+def output_difference(what: str, expected: Tensor, actual: Tensor) -> Difference:
+    """Return how far two outputs are apart."""
+    return _difference(what, expected, actual, OUTPUT_TOLERANCE)
+
+
+def gradient_difference(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> Difference:
+    """Return the difference of the parameter whose gradient uses up most of its tolerance, or is not a number."""
+    differences = [_difference("gradients", expected[name], actual[name], GRADIENT_TOLERANCE, name) for name in expected]
+    return max(differences, key=lambda d: (not d.agrees, d.largest / d.tolerance if d.tolerance else 0.0))
+
+
+def outputs_of(model: Callable[[Tensor], Tensor], input_ids: Tensor) -> Tensor:
+    """Return the model's logits, without a gradient."""
+    with torch.no_grad():
+        return model(input_ids)
+
+
+def gradients_of(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
+    """Return the gradients of the next-token loss for all parameters, in training mode; `.grad` and the mode stay as they were."""
+    parameters = dict(model.named_parameters())
+    training = model.training
+    logits = model.train()(input_ids)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    model.train(training)
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def medians(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each side. The sides take turns, so that a slow minute of the machine hits all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def missing_compiler() -> str | None:
+    """Return the name of the C++ compiler that Inductor would call on a CPU if it is not installed, else None."""
+    command = shlex.split(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
+    return None if command and shutil.which(command[0]) else " ".join(command) or "a C++ compiler"
+
+
+def _difference(what: str, expected: Tensor, actual: Tensor, tolerance: float, where: str = "") -> Difference:
+    return Difference(what, (actual - expected).abs().max().item(), tolerance * expected.abs().max().item(), where)

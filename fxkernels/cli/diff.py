@@ -8,11 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .saved_report import saved_report
+from .errors import CommandError
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison
     from ..report.report import Report
+
+
+def saved_report(context: click.Context, parameter: click.Parameter, value: str) -> Report:
+    """Return the report in the file that an argument names; the callback of such an argument. ``-`` is standard input."""
+    from ..report.report import Report
+
+    place = "standard input" if value == "-" else value
+    try:
+        with click.open_file(value, encoding="utf-8") as file:
+            text = file.read()
+    except OSError as error:
+        raise CommandError(f"{place} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{place}: this is no JSON report: it is not in UTF-8") from error
+    try:
+        return Report.from_json(text)
+    except ValueError as error:
+        raise CommandError(f"{place}: {error}") from error
 
 
 @click.command(short_help="Compare two saved reports, like diff(1).")

@@ -1,4 +1,4 @@
-"""`fxkernels env`: what somebody has to know of an installation to understand a bug report."""
+"""`fxkernels env`: the facts about an installation that a bug report needs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def env() -> CommandOutput:
 
 
 def shown_variables(environment: Any) -> dict[str, str]:
-    """Return the variables that fxkernels, torch or the Hub's client read, without what is secret in them.
+    """Return the variables that fxkernels, torch or the Hub's client read, without secrets.
 
     Args:
         environment: A mapping, such as `os.environ`.
@@ -114,12 +114,12 @@ def _directories() -> dict[str, str]:
 
 
 def _backends() -> list[str]:
-    """Who registers backends of torch.compile under the entry point that fxkernels uses."""
+    """Return the registered backends of torch.compile with their packages' objects."""
     return sorted(f"{found.name} = {found.value}" for found in entry_points(group="torch_dynamo_backends"))
 
 
 def _short(text: str) -> str:
-    """The text without the name of the user's home, which says who they are."""
+    """Return the text without the path of the user's home, which has their name."""
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 

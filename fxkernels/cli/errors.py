@@ -1,9 +1,10 @@
-"""What a command says when the user's target cannot be used."""
+"""The error of a command whose arguments cannot be used."""
 
 from __future__ import annotations
 
 import textwrap
 import traceback
+from pathlib import Path
 
 import click
 
@@ -11,13 +12,19 @@ _LONGEST = 400
 """Characters of a foreign error's message; Dynamo's have pages. The traceback has all of it."""
 
 
-class FactoryError(click.ClickException):
-    """What the user named cannot be used: exit code 2 and one paragraph on stderr.
+class CommandError(click.ClickException):
+    """A model, file or option that the user named cannot be used: exit code 2 and one paragraph on stderr.
 
-    Its cause, where there is one, is what the user's code raised.
+    Its cause, if it has one, is the error of the user's code.
     """
 
     exit_code = 2
+
+
+def check_output(path: Path, suffix: str) -> None:
+    """Raise if a file cannot be written. It is checked before the work, which takes a while."""
+    if path.suffix.lower() != suffix or not path.parent.is_dir():
+        raise CommandError(f"{path} has to be a {suffix} file in a folder that exists")
 
 
 def described(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""`fxkernels explain`: the report of any model that the user can name, for this machine or others."""
+"""`fxkernels explain`: the report of a model that the user names, for this machine or others."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,37 +12,13 @@ import torch
 from torch import nn
 
 from .architectures import PREFIX
-from .errors import FactoryError, described
-from .factory import Arguments, load_target
+from .errors import CommandError, check_output, described
+from .factory import Example, load_example, offered_mapping, target_arguments
 
 if TYPE_CHECKING:
     from ..report.matrix import Matrix
     from ..report.report import Report
     from ..target import Target
-
-
-def target_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument and the options that name a model and say how it is looked at; see `explained`."""
-    for decorator in (
-        click.option("--traceback", "show_traceback", is_flag=True, help="Show the whole traceback where your code raises."),
-        click.option(
-            "--builtin/--no-builtin",
-            default=True,
-            show_default=True,
-            help="Offer the built-in kernels too; what the module registers comes first.",
-        ),
-        click.option(
-            "--mode",
-            type=click.Choice(["inference", "training"]),
-            help="Call model.eval() or model.train() first.  [default: as the factory returns it]",
-        ),
-        click.option(
-            "--config", multiple=True, metavar="KEY=VALUE", help="A setting of an hf: architecture; values are JSON or text. Repeatable."
-        ),
-        click.argument("target", metavar="TARGET"),
-    ):
-        command = decorator(command)
-    return command
 
 
 @click.command(short_help="Show which layers of your model would run kernels.")
@@ -79,7 +55,7 @@ def explain(
         raise click.UsageError("--diff, --html and --json show one report; give --for once")
     files = [(path, suffix) for path, suffix in ((html, ".html"), (json, ".json")) if path is not None and str(path) != "-"]
     for path, suffix in files:
-        _check_file(path, suffix)
+        check_output(path, suffix)
     model, found = explained(target, targets=targets, **how)
     reports = [(str(each), report) for each, report in found.items()] if isinstance(found, Mapping) else [("", found)]
     if json is not None and str(json) == "-":
@@ -114,52 +90,47 @@ def explained(
         targets: What kernels are chosen for, if not for this machine.
 
     Raises:
-        FactoryError: If there is no such model, or none that can be captured.
+        CommandError: If there is no such model, or none that can be captured.
     """
     parsed = _parsed(targets)
     try:
-        model, arguments = load_target(target, config)
-        if mode is not None:
-            model.train(mode == "training")
-        return model, _report(target, model, arguments, builtin, parsed)
-    except FactoryError as error:
+        example = load_example(target, config, mode)
+        return example.model, _report(target, example, builtin, parsed)
+    except CommandError as error:
         if show_traceback and error.__cause__ is not None:
             click.echo("".join(traceback.format_exception(error.__cause__)), err=True, nl=False)
         raise
 
 
-def _report(name: str, model: nn.Module, arguments: Arguments, builtin: bool, targets: Sequence[Target]) -> Report | Matrix:
+def _report(name: str, example: Example, builtin: bool, targets: Sequence[Target]) -> Report | Matrix:
     from .. import explain as explain_model
-    from ..builtin import builtin_mapping
     from ..errors import FxKernelsError
-    from ..mapping import KernelMapping, current_mapping, use_kernel_mapping
+    from ..mapping import use_kernel_mapping
 
-    mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
-    args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     wanted: Any = targets if len(targets) > 1 else targets[0] if targets else None
     try:
-        with use_kernel_mapping(mapping, inherit_mapping=False):
-            found: Report | Matrix = explain_model(model, *args, target=wanted, **kwargs)
+        with use_kernel_mapping(offered_mapping(builtin), inherit_mapping=False):
+            found: Report | Matrix = explain_model(example.model, *example.args, target=wanted, **example.kwargs)
             return found
     except FxKernelsError as error:
-        raise FactoryError(str(error)) from error
+        raise CommandError(str(error)) from error
     except Exception as error:
-        own = _own_error(model, args, kwargs) if not name.startswith(PREFIX) else None
+        own = _own_error(example) if not name.startswith(PREFIX) else None
         if own is None:
-            raise FactoryError(
+            raise CommandError(
                 f"the model of {name} runs with the example arguments but cannot be captured: {described(error)}"
                 if not name.startswith(PREFIX)
                 else f"{name} cannot be captured with the configuration that was asked for: {described(error)}"
             ) from error
-        raise FactoryError(f"the model of {name} raised when it was called with the example arguments: {described(own)}") from own
+        raise CommandError(f"the model of {name} raised when it was called with the example arguments: {described(own)}") from own
 
 
-def _own_error(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
-    """What the model raises by itself, which it says more clearly than a tracer that wraps its error."""
+def _own_error(example: Example) -> Exception | None:
+    """Return the error of the model itself, which is clearer than that of a tracer that wraps it."""
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:  # other people's code; the caller reports it
+            example.model(*example.args, **example.kwargs)
+    except Exception as error:  # the user's code; the caller reports it
         return error
     return None
 
@@ -170,7 +141,7 @@ def _parsed(targets: Sequence[str]) -> tuple[Target, ...]:
     try:
         return tuple(dict.fromkeys(Target.parse(text) for text in targets))
     except ValueError as error:
-        raise FactoryError(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _show(name: str, model: nn.Module, found: Report | Matrix, asked_mode: str | None) -> None:
@@ -189,21 +160,13 @@ def _why(report: Report, name: str, heading: str) -> str:
     try:
         text = str(report.why(name))
     except ValueError as error:
-        raise FactoryError(str(error)) from error
+        raise CommandError(str(error)) from error
     return f"{heading}\n\n{text}" if heading else text
-
-
-def _check_file(path: Path, suffix: str) -> None:
-    """Before anything is captured, which takes a while."""
-    if path.suffix.lower() != suffix:
-        raise FactoryError(f"{path} should end in {suffix}, which says what it is")
-    if not path.parent.is_dir():
-        raise FactoryError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def _save(report: Report, path: Path) -> None:
     try:
         report.save(path)
     except OSError as error:
-        raise FactoryError(f"{path} cannot be written: {error.strerror}") from error
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from error
     click.echo(f"wrote {path}", err=True)

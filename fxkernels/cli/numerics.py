@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import torch
-from torch import nn
 
-from .errors import FactoryError, described
-from .explain import target_arguments
-from .factory import Arguments, load_target
+from .errors import CommandError, check_output, described
+from .factory import Example, load_example, offered_mapping, target_arguments
 
 if TYPE_CHECKING:
     from ..culprit.deviations import Numerics
@@ -34,34 +32,27 @@ def numerics(
       fxkernels numerics mymodel:build --unverified --plot numerics.svg
       fxkernels numerics hf:llama --config num_hidden_layers=2
     """
-    if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
-        raise FactoryError(f"{plot} has to be an .svg file in a folder that exists")
+    if plot is not None:
+        check_output(plot, ".svg")
     torch.manual_seed(0)
-    model, arguments = load_target(target, config, device="cpu")
-    if mode is not None:
-        model.train(mode == "training")
-    found = _measured(target, model, arguments, builtin, unverified, show_traceback)
+    found = _measured(target, load_example(target, config, mode, device="cpu"), builtin, unverified, show_traceback)
     click.echo(str(found))
     if plot is not None:
         found.plot(plot)
         click.echo(f"wrote {plot}", err=True)
 
 
-def _measured(name: str, model: nn.Module, arguments: Arguments, builtin: bool, unverified: bool, show_traceback: bool) -> Numerics:
+def _measured(name: str, example: Example, builtin: bool, unverified: bool, show_traceback: bool) -> Numerics:
     from .. import kernelize
     from .. import numerics as measure
-    from ..builtin import builtin_mapping
     from ..capture._torch import unlogged_fakes
-    from ..mapping import KernelMapping, current_mapping
 
-    mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
-    args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     try:
-        run: Any = kernelize(model, mapping=mapping, verify="off" if unverified else None)
+        run: Any = kernelize(example.model, mapping=offered_mapping(builtin), verify="off" if unverified else None)
         with torch.no_grad(), unlogged_fakes():
-            run(*args, **kwargs)
-        return measure(run, *args, **kwargs)
-    except Exception as error:  # the user's model, and what kernelize says of it
+            run(*example.args, **example.kwargs)
+        return measure(run, *example.args, **example.kwargs)
+    except Exception as error:  # the user's model may raise anything
         if show_traceback:
             raise
-        raise FactoryError(f"{name} cannot be measured: {described(error)}") from error
+        raise CommandError(f"{name} cannot be measured: {described(error)}") from error

@@ -15,6 +15,7 @@ import click
 
 from ..errors import FxKernelsError
 from ..hub import machine
+from .errors import CommandError
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -124,7 +125,7 @@ def _fail(message: str, code: str, exit_code: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": False, "error": {"code": code, "message": message}}, indent=2, sort_keys=True))
         click.get_current_context().exit(exit_code)
-    raise _Usage(message) if exit_code == 2 else click.ClickException(message)
+    raise CommandError(message) if exit_code == 2 else click.ClickException(message)
 
 
 def _no_bars_in_logs() -> None:
@@ -134,10 +135,6 @@ def _no_bars_in_logs() -> None:
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
         disable_progress_bars()
-
-
-class _Usage(click.ClickException):
-    exit_code = 2
 
 
 @contextmanager

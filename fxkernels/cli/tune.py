@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 import torch
-from torch import nn
 
-from .errors import FactoryError, described
-from .explain import target_arguments
-from .factory import Arguments, load_target
+from .errors import CommandError, check_output, described
+from .factory import Example, load_example, offered_mapping, target_arguments
 
 if TYPE_CHECKING:
     from ..selection.tuned_plan import TunedPlan
@@ -49,37 +47,28 @@ def tune(
       fxkernels tune mymodel:build -o plan.json --mode training
       fxkernels tune hf:llama --config num_hidden_layers=4 -o plan.json --inner-mode reduce-overhead
     """
-    if output.suffix.lower() != ".json" or not output.parent.is_dir():
-        raise FactoryError(f"{output} is to be a .json file in a folder that exists")
+    check_output(output, ".json")
     torch.manual_seed(0)
-    model, arguments = load_target(target, config, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if mode is not None:
-        model.train(mode == "training")
-    plan = _tuned(target, model, arguments, builtin, inner_mode, budget, show_traceback)
+    example = load_example(target, config, mode, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    plan = _tuned(target, example, builtin, inner_mode, budget, show_traceback)
     try:
         plan.write(output)
     except OSError as error:
-        raise FactoryError(f"{output} cannot be written: {error.strerror}") from error
+        raise CommandError(f"{output} cannot be written: {error.strerror}") from error
     kernels = sum(len(entry.calls) for entry in plan.calls if entry.kernel is not None)
     calls = sum(len(entry.calls) for entry in plan.calls)
     click.echo(f"wrote {output}: {kernels} of {calls} layer calls run a kernel, measured on {plan.device}")
 
 
-def _tuned(
-    name: str, model: nn.Module, arguments: Arguments, builtin: bool, inner_mode: str | None, budget: float, show_traceback: bool
-) -> TunedPlan:
-    from ..builtin import builtin_mapping
-    from ..mapping import KernelMapping, current_mapping
+def _tuned(name: str, example: Example, builtin: bool, inner_mode: str | None, budget: float, show_traceback: bool) -> TunedPlan:
     from ..tuning import tune as tuned
 
-    mapping = KernelMapping.of(builtin_mapping()).merged(current_mapping()) if builtin else current_mapping()
-    args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
     try:
-        return tuned(model, args, kwargs, mapping=mapping, inner_mode=inner_mode, budget=budget, tell=click.echo)
+        return tuned(*example, mapping=offered_mapping(builtin), inner_mode=inner_mode, budget=budget, tell=click.echo)
     except KeyboardInterrupt:
         click.echo("interrupted: the times of layer calls so far are kept, and the same command goes on from there", err=True)
         raise
-    except Exception as error:  # the user's model, and what is said of it
+    except Exception as error:  # the user's model may raise anything
         if show_traceback:
             raise
-        raise FactoryError(f"{name} cannot be tuned: {described(error)}") from error
+        raise CommandError(f"{name} cannot be tuned: {described(error)}") from error

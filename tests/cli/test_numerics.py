@@ -56,4 +56,4 @@ def test_a_model_that_raises_is_an_error_in_one_paragraph(project: Path) -> None
 
 def test_a_plot_that_cannot_be_written_is_said_before_anything_runs(project: Path) -> None:
     result = CliRunner().invoke(main, ["numerics", "numerics_factories:build", "--plot", "found.png"])
-    assert (result.exit_code, "has to be an .svg file" in result.output) == (2, True)
+    assert (result.exit_code, "has to be a .svg file" in result.output) == (2, True)

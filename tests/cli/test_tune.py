@@ -51,7 +51,7 @@ def test_a_plan_is_written_with_inductor_on_both_sides(project: Path) -> None:
 def test_a_file_that_cannot_be_the_plan_is_said_before_anything_runs() -> None:
     for name in ("plan.html", "nowhere/plan.json"):
         result = CliRunner().invoke(main, ["tune", "tune_factories:build", "-o", name])
-        assert (result.exit_code, "is to be a .json file in a folder that exists" in result.output) == (2, True)
+        assert (result.exit_code, "has to be a .json file in a folder that exists" in result.output) == (2, True)
 
 
 def test_a_model_that_raises_is_an_error_in_one_paragraph_and_nothing_is_written(project: Path) -> None:

@@ -45,7 +45,12 @@ class Client:
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of a fresh process that uses this client."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_", "FXKERNELS_"))}
-        own = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT / "tests")}
+        own = {
+            "HF_HOME": str(self.home),
+            "HF_ENDPOINT": self.hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        }
         own["FXKERNELS_VERIFY"] = "off"
         return {**inherited, **own, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **more}
 

@@ -18,7 +18,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from fxkernels import KernelizeFallback, hubkernels
 from fxkernels.backend import HubKernels
-from fxkernels.on_fakes import captured_on_fakes
+from fxkernels.dry_run import dry_run
 from fxkernels.options import options_of
 from fxkernels.report.model import CallReport
 
@@ -164,7 +164,7 @@ def test_explaining_times_nothing_and_says_what_a_record_decides() -> None:
 
     def explained() -> tuple[CallReport, ...]:
         with torch.no_grad():
-            return captured_on_fakes(Chain().eval(), [options], (example(),), {})[0].calls
+            return dry_run(Chain().eval(), [options], (example(),), {})[0].calls
 
     for call in explained():
         assert call.status == "unknown"

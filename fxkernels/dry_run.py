@@ -1,4 +1,4 @@
-"""One call of a model on fake tensors: captured and decided, by a copy that is thrown away."""
+"""A dry run: one call of a model, captured and decided on fake tensors by a temporary copy of it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .options import Options
 from .report.report import Report
 
 
-def captured_on_fakes(model: nn.Module, options: Sequence[Options], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Report, ...]:
+def dry_run(model: nn.Module, options: Sequence[Options], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Report, ...]:
     """Return the reports of one call of a model, one for each of `options`. It is captured once, with the first of them.
 
     Args:
         model: The model. Its weights are neither read nor copied.
-        options: What is asked for; all with the same mapping.
+        options: The options of each report; all with the same mapping.
         args: Positional arguments of the call.
         kwargs: Its keyword arguments.
 
     Raises:
-        Exception: What the model raises, and what backends raise (see `HubKernels`).
+        Exception: The errors of the model, and those of a backend (see `HubKernels`).
     """
     clone = clone_module(model).module
     first, *others = [HubKernels(each) for each in options]

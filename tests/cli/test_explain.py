@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fxkernels.cli import main
-from fxkernels.cli.errors import FactoryError
+from fxkernels.cli.errors import CommandError
 from fxkernels.cli.factory import load_target
 from fxkernels.report.report import Report
 
+TESTS = Path(__file__).parent.parent
 TINY = ("hidden_size=32", "intermediate_size=64", "num_hidden_layers=1", "num_attention_heads=4", "num_key_value_heads=2", "vocab_size=99")
 DECODER = "small:build"
 
@@ -148,7 +149,7 @@ def test_a_model_of_full_size_costs_no_memory() -> None:
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_one_sentence(name: str, settings: tuple[str, ...], message: str) -> None:
-    with pytest.raises(FactoryError) as caught:
+    with pytest.raises(CommandError) as caught:
         load_target(name, settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -188,7 +189,7 @@ def test_each_kind_of_architecture_gets_the_arguments_that_it_takes(name: str, m
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.usefixtures("transformers")
-@pytest.mark.parametrize("name", [model["name"] for model in json.loads((Path(__file__).parent / "corpus.json").read_text())["models"]])
+@pytest.mark.parametrize("name", [model["name"] for model in json.loads((TESTS / "corpus.json").read_text())["models"]])
 def test_every_architecture_of_the_corpus_can_be_explained(run: Run, name: str) -> None:
     import corpus
 
@@ -207,7 +208,7 @@ def test_without_the_kernels_package_an_architecture_has_no_annotations_and_that
     (tmp_path / "sitecustomize.py").write_text(
         "import transformers.utils.import_utils as utils\nutils.is_kernels_available = lambda *versions: False\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
     command = [sys.executable, "-m", "fxkernels", "explain", "hf:llama"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
