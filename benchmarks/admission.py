@@ -18,6 +18,8 @@ import click
 import torch
 from measure import compare, per_call, print_row
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the kernel repositories and layers of the tests
 
@@ -31,8 +33,11 @@ from fxkernels.admission.request import Request
 from fxkernels.admission.worker import WORKER
 from fxkernels.backend import HubKernels
 from fxkernels.candidates import Decider
-from fxkernels.passes.constraints import Facts, TensorFacts, check, parse
+from fxkernels.constraints import parse
+from fxkernels.constraints.call_facts import CallFacts
+from fxkernels.constraints.gate import check_conditions
 from fxkernels.passes.find import find_layer_calls
+from fxkernels.target import Target
 
 CORRECT = "hazard-twins:RMSNorm"
 SIZES = {"128 elements": (2, 8, 8), "1M elements": (1024, 1024), "8192x1024": (8192, 1024)}
@@ -155,13 +160,19 @@ def call(blocks: int, runs: int) -> None:
 @main.command()
 @click.option("--runs", default=5, show_default=True)
 def constraint(runs: int) -> None:
-    """Six constraints checked for one call, parsed before or anew. At most a millisecond."""
-    tensor = TensorFacts(torch.bfloat16, (4, 128, 4096), (128 * 4096, 4096, 1))
-    facts = Facts({"x": tensor}, {"weight": TensorFacts(torch.bfloat16, (4096,), (1,))})
-    parsed = [parse(text.replace("weight", "self.weight")) for text in CONSTRAINTS]
-    texts = [text.replace("weight", "self.weight") for text in CONSTRAINTS]
-    sides = {"from text": per_call(lambda: check(texts, facts)), "parsed": per_call(lambda: check(parsed, facts))}
-    print_row(compare(f"{len(texts)} constraints on one call", sides, runs))
+    """Six constraints checked for one call, with sizes that are static and with a dynamic one. At most a millisecond."""
+    conditions = [parse(text.replace("weight", "self.weight")) for text in CONSTRAINTS]
+    kernel = repository("norms", "RMSNorm").load_for(Target.of_machine("cpu"))
+    weight = torch.empty(4096, dtype=torch.bfloat16)
+    static = torch.empty(4, 128, 4096, dtype=torch.bfloat16)
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC, DimDynamic.STATIC, DimDynamic.DYNAMIC])
+    dynamic = FakeTensorMode(shape_env=ShapeEnv()).from_tensor(static, symbolic_context=context)
+
+    def check(x: torch.Tensor) -> object:
+        return check_conditions(kernel, conditions, CallFacts({"x": x}, {"weight": weight}))
+
+    sides = {"static": per_call(partial(check, static)), "dynamic": per_call(partial(check, dynamic))}
+    print_row(compare(f"{len(conditions)} constraints on one call", sides, runs))
 
 
 if __name__ == "__main__":

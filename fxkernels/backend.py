@@ -18,7 +18,7 @@ from .admission import Verify
 from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
-from .constrained import OnDepends
+from .constraints.gate import OnDepends
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
 from .kernels.lowering.lowering import Backward

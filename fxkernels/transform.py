@@ -14,7 +14,7 @@ from .backend import HubKernels
 from .capture.call_gate import KERNELIZED
 from .capture.clone import clone_module
 from .capture.exactness import why_not_exact
-from .constrained import OnDepends
+from .constraints.gate import OnDepends
 from .errors import CaptureError
 from .fallback import KernelizeFallback
 from .kernelized import Kernelized

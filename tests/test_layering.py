@@ -16,8 +16,11 @@ ROOT = Path(__file__).parent.parent
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"passes"}),
     frozenset({"errors", "cache_directory", "fallback", "mode", "device", "target", "mapping", "annotate", "versions", "fuel"}),
-    frozenset({"kernels", "hub", "builtin"}),
-    frozenset({"admission", "capture", "candidates", "constrained", "report", "selection"}),
+    frozenset({"_torch"}),
+    frozenset({"kernels"}),
+    frozenset({"constraints"}),
+    frozenset({"hub", "builtin"}),
+    frozenset({"admission", "capture", "candidates", "report", "selection"}),
     frozenset({"transform", "explaining", "on_fakes", "symbolic", "kernelized", "backend", "options", "gatekeeper", "culprit", "tuning"}),
     frozenset({"__init__", "__main__", "cli", "demo_model", "entry_point", "integrations", "testing"}),
 )
@@ -154,6 +157,9 @@ def is_private_torch(name: str) -> bool:
 
 
 def room_of(path: Path) -> str:
+    """The room of a file. The private torch APIs are one of their own: they import nothing of the library but values."""
+    if path.as_posix().startswith(PRIVATE_TORCH_ROOM):
+        return "_torch"
     return "passes" if path.parts[0] == "passes" else Path(path.parts[1]).stem
 
 
@@ -162,4 +168,6 @@ def room_of_import(name: str) -> str | None:
     head, *rest = name.split(".")
     if head != "fxkernels":
         return None
+    if rest[:2] == ["capture", "_torch"]:
+        return "_torch"
     return rest[0] if rest and rest[0] in LEVEL_OF else "__init__"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..constrained.fitting import fitting_sizes
+from ..constraints.sizes import fitting_sizes
 from ..kernels.layer import KernelLayer
 from ..kernels.lowering.case import Case
 from ..kernels.stand_in import LayerState

@@ -11,7 +11,7 @@ import torch
 from ..admission import Admitted, admit, known
 from ..admission import Request as Showing
 from ..capture import _torch
-from ..constrained import Judged, judge, judge_ranges
+from ..constraints.gate import ConstraintResult, check_constraints, check_probed_sizes
 from ..kernels.bound import Bound
 from ..kernels.layer import KernelLayer
 from ..kernels.loader import CallForm
@@ -94,35 +94,35 @@ class Asking:
         bound = Bound.of(loaded, self.call)
         inputs = tuple(map(example, external_inputs(self.call)))
         request = self.request
-        judged = judge(loaded, bound, inputs, self.target, on_depends=request.on_depends, triton=request.triton)
-        if not self._meets("constraints", judged):
+        constraints = check_constraints(loaded, bound, inputs, self.target, on_depends=request.on_depends, triton=request.triton)
+        if not self._meets("constraints", constraints):
             return self._answer(name, loaded, bound)
         shown = self._shown(loaded, bound, inputs)
         self._gates += shown.gates
         ranges = shown.admitted.ranges if shown.admitted is not None else ()
-        within = judge_ranges(loaded, bound, inputs, self.target, ranges, on_depends=request.on_depends)
+        within = check_probed_sizes(loaded, bound, inputs, ranges, on_depends=request.on_depends)
         if not self._meets("admission", within):
             return self._answer(name, loaded, bound)
         answer = self._answer(name, loaded, bound, shown)
         if answer.outcome == "passed":
-            self._enforce(judged, within)
+            self._enforce(constraints, within)
         return answer
 
-    def _meets(self, name: str, judged: Judged) -> bool:
+    def _meets(self, name: str, result: ConstraintResult) -> bool:
         """Put what the sizes of the call were held to, if there is anything to say, in the place of the gate's earlier answer."""
         place = next((place for place, gate in enumerate(self._gates) if gate.name == name), len(self._gates))
-        if judged.miss is not None:
-            self._gates[place:] = [Gate(name, "failed", judged.miss)]
-            self._enforce(judged)
-        elif judged.note:
-            self._gates[place : place + 1] = [Gate(name, note=judged.note)]
-        return judged.miss is None
+        if result.miss is not None:
+            self._gates[place:] = [Gate(name, "failed", result.miss)]
+            self._enforce(result)
+        elif result.note:
+            self._gates[place : place + 1] = [Gate(name, note=result.note)]
+        return result.miss is None
 
-    def _enforce(self, *answers: Judged) -> None:
+    def _enforce(self, *results: ConstraintResult) -> None:
         """Make what a final answer depends on a guard of the graph; other sizes are then decided anew."""
-        for judged in answers:
-            if judged.guard is not None and self.request.runs:
-                judged.guard.enforce()
+        for result in results:
+            if result.guard is not None and self.request.runs:
+                result.guard.enforce()
 
     def _answer(self, name: str, kernel: KernelLayer, bound: Bound | None = None, shown: Shown | None = None) -> Answer:
         candidate = Candidate(name, tuple(self._gates), kernel.identity)

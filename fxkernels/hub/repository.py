@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..constraints import ConstraintError, parse
 from ..kernels.layer import KernelLayer
-from ..passes.constraints import ConstraintError, parse
 from ..target import Target
 from .loading import load_layer
 from .opening import open_repository

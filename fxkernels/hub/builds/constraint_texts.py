@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ...constraints import ConstraintError, parse
 from ...errors import RepositoryError
-from ...passes.constraints import ConstraintError, parse
 from .json_fields import JsonObject
 
 FORM = 'an object that has a list of constraints for each layer, such as {"RMSNorm": ["dim(hidden_states, -1) % 8 == 0"]}'

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from constrained_calls import CPU, Capture, kernel
+from constraint_calls import CPU, Capture, kernel
 from kernel_repositories import FOLDER
 
 from fxkernels import LocalLayerRepository
-from fxkernels.constrained import Judged, judge_ranges
-from fxkernels.constrained.fitting import fitting_sizes
+from fxkernels.constraints.gate import ConstraintResult, check_probed_sizes
+from fxkernels.constraints.sizes import fitting_sizes
 from fxkernels.kernels.bound import Bound
 from fxkernels.kernels.call import Slot
 from fxkernels.kernels.stand_in import LayerState
@@ -22,12 +22,12 @@ def bound() -> Bound:
     return Bound((Slot(0),), {}, lambda inputs: None, {"weight": Slot(1)}, LayerState(torch.nn.Module), False)
 
 
-def within(x: torch.Tensor, ranges: tuple[tuple[int, int], ...], on_depends: Any = "guard") -> Judged:
-    return judge_ranges(kernel(), bound(), (x, torch.empty(8)), CPU, ranges, on_depends=on_depends)
+def within(x: torch.Tensor, ranges: tuple[tuple[int, int], ...], on_depends: Any = "guard") -> ConstraintResult:
+    return check_probed_sizes(kernel(), bound(), (x, torch.empty(8)), ranges, on_depends=on_depends)
 
 
 def test_call_without_dynamic_sizes_has_no_range() -> None:
-    assert within(torch.empty(2, 8), ()) == Judged()
+    assert within(torch.empty(2, 8), ()) == ConstraintResult()
 
 
 def test_probed_sizes_become_a_guard() -> None:

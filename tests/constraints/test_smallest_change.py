@@ -5,40 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import sympy
 import torch
+from constraint_calls import Capture, checked
 
-from fxkernels.passes.constraints import Facts, Opaque, Refuted, TensorFacts, check
-from fxkernels.passes.constraints.change import smallest_change
+from fxkernels.constraints.call_facts import CallFacts
 
-
-def tensor(*shape: Any, dtype: torch.dtype = torch.float32, stride: tuple[int, ...] | None = None, **options: Any) -> TensorFacts:
-    dense = [1]
-    for size in reversed(shape[1:]):
-        dense.insert(0, dense[0] * size)
-    return TensorFacts(dtype, shape, stride or tuple(dense), **options)
-
-
-CALL = Facts(
+CALL = CallFacts(
     {
-        "x": tensor(4, 100),
-        "cos": (tensor(4, 64), None),
-        "mask": tensor(4, 4, requires_grad=True),
+        "x": torch.empty(4, 100),
+        "cos": (torch.empty(4, 64), None),
+        "mask": torch.empty(4, 4, requires_grad=True),
         "dropout": 0.1,
         "act": "silu",
         "causal": False,
     },
-    {"weight": tensor(100, dtype=torch.bfloat16), "proj.weight": tensor(64, 100), "bias": None},
+    {"weight": torch.empty(100, dtype=torch.bfloat16), "proj.weight": torch.empty(64, 100), "bias": None},
     training=False,
     capability=80,
     torch="2.13",
 )
 
 
-def change(*constraints: str, facts: Facts = CALL) -> str:
-    answer = check(constraints, facts)
-    assert isinstance(answer, Refuted)
-    return smallest_change(constraints, facts, answer.clause)
+def change(*constraints: str, call: CallFacts = CALL) -> Any:
+    miss = checked(list(constraints), call).miss
+    assert miss is not None
+    return miss.data["change"]
 
 
 @pytest.mark.parametrize(
@@ -73,9 +64,9 @@ def test_one_thing_is_changed(constraint: str, expected: str) -> None:
 
 
 def test_layout_is_changed_where_it_is_what_fails() -> None:
-    facts = Facts({"x": tensor(4, 100, stride=(1, 4))})
-    assert change("stride(x, -1) == 1", facts=facts) == "with x contiguous"
-    assert change("contiguous(x)", facts=facts) == "with x contiguous"
+    call = CallFacts({"x": torch.empty(100, 4).t()})
+    assert change("stride(x, -1) == 1", call=call) == "with x contiguous"
+    assert change("contiguous(x)", call=call) == "with x contiguous"
 
 
 def test_a_size_that_others_have_too_is_changed_everywhere() -> None:
@@ -90,9 +81,12 @@ def test_nothing_is_said_where_no_single_change_helps(constraint: str) -> None:
 
 
 def test_dynamic_sizes_are_left_alone() -> None:
-    size = sympy.Symbol("s0", integer=True, positive=True)
-    assert change("dim(x, 0) < 1", facts=Facts({"x": tensor(size, 8)})) == ""
+    assert change("dim(x, 0) < 1", call=CallFacts({"x": Capture().tensor(12, 8, dynamic=(0,))})) == ""
+
+
+def test_a_dynamic_size_that_fails_by_now_is_changed_as_one_of_a_static_call() -> None:
+    assert change("dim(x, 0) % 8 == 0", call=CallFacts({"x": Capture().tensor(12, 8, dynamic=(0,))})) == "with dim(x, 0) = 16"
 
 
 def test_what_cannot_be_asked_is_no_obstacle() -> None:
-    assert change("dim(cache, 0) == 4", facts=Facts({"cache": Opaque("DynamicCache")})) == ""
+    assert change("dim(cache, 0) == 4", call=CallFacts({"cache": object()})) == ""

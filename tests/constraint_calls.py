@@ -10,8 +10,9 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from fxkernels.constrained import Called, Judged
-from fxkernels.constrained.judge import judge_conditions
+from fxkernels.constraints import parse
+from fxkernels.constraints.call_facts import CallFacts
+from fxkernels.constraints.gate import ConstraintResult, check_conditions
 from fxkernels.kernels.layer import KernelLayer
 from fxkernels.target import Target
 
@@ -24,14 +25,15 @@ def kernel() -> KernelLayer:
     return repository("constrained", "PairsRMSNorm").load_for(CPU)
 
 
-def called(target: Target = CPU, *, self_: dict[str, Any] | None = None, training: bool = False, **arguments: Any) -> Called:
+def called(target: Target = CPU, *, self_: dict[str, Any] | None = None, training: bool = False, **arguments: Any) -> CallFacts:
     """Return the call of a kernel with these arguments and attributes of the layer."""
-    return Called(arguments, self_ or {}, training, target, "3.4.0")
+    return CallFacts(arguments, self_ or {}, training, target.capability, target.torch, "3.4.0")
 
 
-def judged(conditions: str | list[str], call: Called, on_depends: Any = "guard") -> Judged:
+def checked(conditions: str | list[str], call: CallFacts, on_depends: Any = "guard") -> ConstraintResult:
     """Return what the gate says."""
-    return judge_conditions(kernel(), [conditions] if isinstance(conditions, str) else conditions, call, on_depends)
+    texts = [conditions] if isinstance(conditions, str) else conditions
+    return check_conditions(kernel(), [parse(text) for text in texts], call, on_depends)
 
 
 class Capture:
@@ -46,6 +48,13 @@ class Capture:
         kinds = [DimDynamic.DYNAMIC if dimension in dynamic else DimDynamic.STATIC for dimension in range(len(sizes))]
         context = StatelessSymbolicContext(dynamic_sizes=kinds)
         return self.mode.from_tensor(torch.empty(sizes, dtype=dtype), symbolic_context=context)
+
+    def size(self, value: int, low: int = 2, high: int | None = None) -> Any:
+        """Return a dynamic size that the capture knows to be within a range."""
+        size = self.tensor(value, dynamic=(0,)).shape[0]
+        assert size >= low
+        assert high is None or size <= high
+        return size
 
     def number(self, value: float) -> Any:
         """Return a dynamic number."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NoReturn
 
+import torch
+
 from .expression import (
     And,
     Arithmetic,
@@ -22,12 +24,11 @@ from .expression import (
     Member,
     Not,
     Or,
+    Question,
     Reference,
     TargetFact,
     Term,
 )
-from .expression import Test as Question  # a class named Test would be collected by pytest wherever it is imported
-from .kinds import kind_of, why_not_comparable
 from .vocabulary import CALLABLE, DTYPES, FUNCTIONS, IMPLIES, INDEXED, MEASURES, OTHER_DTYPE_NAMES, TARGET_FACTS, TESTS, Kind, listing
 
 MAX_LENGTH = 1000
@@ -45,6 +46,8 @@ _TOKEN = re.compile(
 _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "//", ast.Mod: "%"}
 _COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Eq: "==", ast.NotEq: "!=", ast.GtE: ">=", ast.Gt: ">"}
 
+_VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
+_EQUALITY = ("==", "!=")
 _INSTEAD = {"=": "== for equality", "/": "// for division", "&": "and", "|": "or", "!": "not", "^": "!="}
 
 
@@ -142,9 +145,9 @@ class _Parser:
             case ast.Call(ast.Name(word), _, _) if word in TESTS:
                 return Question(word, self.reference(self.arguments(node, word, 1)[0], depth))
         term = self.term(node, depth)
-        if isinstance(term, Reference | TargetFact | Literal) and kind_of(term) in (Kind.ANY, Kind.BOOL):
+        if isinstance(term, Reference | TargetFact | Literal) and _kind_of(term) in (Kind.ANY, Kind.BOOL):
             return term
-        self.refuse(node, f"{term} is {kind_of(term).value}; a condition is wanted here, such as {term} == ...")
+        self.refuse(node, f"{term} is {_kind_of(term).value}; a condition is wanted here, such as {term} == ...")
 
     def comparison(self, left: ast.expr, operators: Sequence[ast.cmpop], comparators: Sequence[ast.expr], depth: int) -> Condition:
         first = self.term(left, depth)
@@ -177,7 +180,7 @@ class _Parser:
         return member if isinstance(operators[0], ast.In) else Not(member)
 
     def comparable(self, node: ast.expr, left: Term, symbol: str, right: Term) -> None:
-        problem = why_not_comparable(left, symbol, right)
+        problem = _why_not_comparable(left, symbol, right)
         if problem is not None:
             self.refuse(node, problem)
 
@@ -213,8 +216,8 @@ class _Parser:
 
     def number(self, node: ast.expr, depth: int) -> Term:
         term = self.term(node, depth)
-        if kind_of(term) not in (Kind.NUMBER, Kind.ANY):
-            self.refuse(node, f"{term} is {kind_of(term).value}; arithmetic needs numbers")
+        if _kind_of(term) not in (Kind.NUMBER, Kind.ANY):
+            self.refuse(node, f"{term} is {_kind_of(term).value}; arithmetic needs numbers")
         return term
 
     def call(self, node: ast.Call, word: str, depth: int) -> Term:
@@ -287,3 +290,47 @@ def _described(node: ast.expr) -> str:
         case ast.Call():
             return "call of anything but a word"
     return f"{type(node).__name__} expression"
+
+
+# --- what can be compared with what, as far as the text tells
+
+
+def _kind_of(term: Term) -> Kind:
+    """Return the kind of value that a term has."""
+    match term:
+        case Measure(word):
+            return MEASURES[word].kind
+        case TargetFact(word):
+            return TARGET_FACTS[word].kind
+        case Literal(bool()):
+            return Kind.BOOL
+        case Literal(str()):
+            return Kind.TEXT
+        case Literal(torch.dtype()):
+            return Kind.DTYPE
+        case Literal(None):
+            return Kind.NONE
+        case Reference():
+            return Kind.ANY
+    return Kind.NUMBER
+
+
+def _why_not_comparable(left: Term, symbol: str, right: Term) -> str | None:
+    """Return why a comparison can have no meaning for any call, or None."""
+    if symbol in _EQUALITY and Literal(None) in (left, right):
+        return f"write none({right if left == Literal(None) else left})"
+    kinds = {_kind_of(left), _kind_of(right)}
+    if kinds == {Kind.VERSION, Kind.TEXT}:
+        texts = [term.value for term in (left, right) if isinstance(term, Literal)]
+        if not texts or not _VERSION.fullmatch(str(texts[0])):
+            return 'a version is compared with numbers and dots in a string, such as "3.3"'
+        return None
+    if symbol in (*_EQUALITY, "in"):
+        meaningful = Kind.VERSION not in kinds and len(kinds - {Kind.ANY}) <= 1
+    else:
+        meaningful = kinds <= {Kind.NUMBER, Kind.ANY}
+    if meaningful:
+        return None
+    if len(kinds) == 1:
+        return f"{left} and {right} are each {_kind_of(left).value}; {symbol} has no meaning between them"
+    return f"{left} is {_kind_of(left).value} and {right} is {_kind_of(right).value}; {symbol} has no meaning between them"

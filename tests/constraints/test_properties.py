@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from constraint_calls import kernel
 from constraint_strategies import Call, calls, conditions
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from fxkernels.passes.constraints import Condition, ConstraintError, Depends, Facts, Proven, Refuted, TensorFacts, check, parse
-from fxkernels.passes.constraints.change import smallest_change
-from fxkernels.passes.constraints.evaluate import Judge
-from fxkernels.passes.constraints.lookup import Lookup
-from fxkernels.passes.miss import Miss
+from fxkernels.constraints import ConstraintError, parse
+from fxkernels.constraints.call_facts import CallFacts, TensorFacts
+from fxkernels.constraints.evaluate import Evaluation
+from fxkernels.constraints.expression import Arithmetic, Condition, Reference, leaves
+from fxkernels.constraints.gate import check_conditions
+from fxkernels.constraints.guard import Guard
 
 pytestmark = pytest.mark.slow
 
-many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 @many
@@ -49,43 +52,62 @@ def test_any_text_is_a_constraint_that_prints_as_itself_or_an_error_that_points_
 
 @many
 @given(conditions, calls())
-def test_answer_on_dynamic_sizes_never_contradicts_the_answer_on_the_sizes_that_they_turn_out_to_have(
+def test_answer_for_all_sizes_is_the_answer_for_each(condition: Condition, call: Call) -> None:
+    always, present = Evaluation(call.facts).holds(condition), Evaluation(call.concrete).holds(condition)
+    assert present is not None
+    assert Evaluation(call.facts.present).holds(condition) is present
+    if always is not None:
+        assert always is present
+        assert Evaluation(call.facts.at(call.other)).holds(condition) is always
+
+
+@many
+@given(conditions, calls())
+def test_what_is_guarded_holds_now_and_carries_the_condition_over_to_all_sizes_that_pass_the_guard(
     condition: Condition, call: Call
 ) -> None:
-    known = check([condition], call.concrete)
-    assert not isinstance(known, Depends)
-    match check([condition], call.facts):
-        case Depends() as answer:
-            assert answer.holds_at(call.values) == isinstance(known, Proven)
-            assert answer.reads
-        case answer:
-            assert type(answer) is type(known)
+    assume(Evaluation(call.concrete).holds(condition))
+    guard = Guard.of([condition], call.facts)
+    other = Evaluation(call.facts.at(call.other))
+    if all(other.holds(part) for part in guard.parts):
+        assert other.holds(condition)
+    guard.enforce()
+
+
+def divides_floats(part: Any) -> bool:
+    """Whether a `//` or `%` in a condition has a float in it: Python's answer to that is undefined here."""
+    if isinstance(part, Arithmetic) and part.operator in ("//", "%"):
+        return any(leaf == Reference(("self", "eps")) or isinstance(getattr(leaf, "value", None), float) for leaf in leaves(part))
+    inner = (
+        [value for field in dataclasses.fields(part) for value in (getattr(part, field.name),)] if dataclasses.is_dataclass(part) else part
+    )
+    return isinstance(inner, list | tuple) and any(map(divides_floats, inner))
 
 
 @many
 @given(conditions, calls())
 def test_answer_is_what_python_computes_wherever_python_can(condition: Condition, call: Call) -> None:
+    assume(not divides_floats(condition))
     try:
         expected = python_evaluates(str(condition), call.concrete)
     except (UndefinedInPythonError, ArithmeticError, TypeError, AttributeError, IndexError):
         assume(False)
-    assert isinstance(check([condition], call.concrete), Proven) is bool(expected)
+    assert Evaluation(call.concrete).holds(condition) is bool(expected)
 
 
 @many
 @given(conditions, calls())
 def test_neither_a_condition_nor_its_opposite_holds_of_what_is_undefined_and_else_exactly_one(condition: Condition, call: Call) -> None:
-    yes, no = check([condition], call.concrete), check([parse(f"not ({condition})")], call.concrete)
-    assert not (isinstance(yes, Proven) and isinstance(no, Proven))
+    evaluation = Evaluation(call.concrete)
+    assert not (evaluation.holds(condition) and evaluation.holds(parse(f"not ({condition})")))
 
 
 @many
 @given(conditions, calls())
-def test_every_answer_but_yes_is_a_miss_with_a_message(condition: Condition, call: Call) -> None:
-    answer = check([condition], call.facts)
-    if isinstance(answer, Refuted | Depends):
-        assert isinstance(answer.miss, Miss)
-        assert answer.miss.message
+def test_every_call_is_let_pass_or_gets_a_miss_with_a_message(condition: Condition, call: Call) -> None:
+    for facts in (call.facts, call.concrete):
+        result = check_conditions(kernel(), [condition], facts)
+        assert result.note if result.miss is None else result.miss.message
 
 
 @pytest.mark.parametrize(
@@ -131,7 +153,7 @@ class UndefinedInPythonError(Exception):
     pass
 
 
-def python_evaluates(text: str, facts: Facts) -> bool:
+def python_evaluates(text: str, facts: CallFacts) -> bool:
     """Let Python run the text, with functions for the words. (In a test, of texts that the test has made.)"""
 
     class Layer:
@@ -178,24 +200,3 @@ def python_evaluates(text: str, facts: Facts) -> bool:
         **facts.arguments,
     }
     return bool(eval(text, {"__builtins__": {}}, words))
-
-
-@many
-@given(conditions, calls(), calls())
-def test_what_supports_a_condition_holds_with_it_and_carries_it_over_to_every_other_call(
-    condition: Condition, call: Call, other: Call
-) -> None:
-    assume(isinstance(check([condition], call.concrete), Proven))
-    support = Judge(Lookup(call.concrete)).support(condition)
-    assert isinstance(check(support, call.concrete), Proven)
-    if isinstance(check(support, other.concrete), Proven):
-        assert isinstance(check([condition], other.concrete), Proven)
-
-
-@many
-@given(conditions, calls())
-def test_a_change_is_found_or_not_for_every_call_that_is_refused(condition: Condition, call: Call) -> None:
-    for facts in (call.facts, call.concrete):
-        answer = check([condition], facts)
-        if isinstance(answer, Refuted):
-            assert isinstance(smallest_change([condition], facts, answer.clause), str)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fxkernels.passes.constraints import parse
-from fxkernels.passes.constraints.vocabulary import CALLABLE, TARGET_FACTS
+from fxkernels.constraints import parse
+from fxkernels.constraints.vocabulary import CALLABLE, TARGET_FACTS
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "constraints.md").read_text()
 ROWS = [line.split(" | ") for line in TEXT.split("## Words")[1].split("\n\n")[1].splitlines()[2:]]

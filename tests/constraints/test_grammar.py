@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
-from fxkernels.passes.constraints import ConstraintError, parse, references
-from fxkernels.passes.constraints.expression import And, Compare, Reference, clauses
-from fxkernels.passes.constraints.grammar import MAX_LENGTH
+from fxkernels.constraints import ConstraintError, parse
+from fxkernels.constraints.expression import And, Compare, Reference, clauses, references
+from fxkernels.constraints.grammar import MAX_LENGTH
 
 
 @pytest.mark.parametrize(

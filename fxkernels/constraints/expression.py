@@ -110,10 +110,8 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Question:
     """A question about one argument or attribute: ``contiguous(x)``, ``none(a)``."""
-
-    __test__ = False  # not a test case, whatever pytest thinks of the name
 
     word: str
     of: Reference
@@ -163,7 +161,7 @@ class Implies:
         return f"implies({self.premise}, {self.conclusion})"
 
 
-Condition = Compare | Member | Test | Not | And | Or | Implies | Literal | Reference | TargetFact
+Condition = Compare | Member | Question | Not | And | Or | Implies | Literal | Reference | TargetFact
 """A literal, a reference or a target fact is one by itself if its value is True or False."""
 
 
@@ -174,10 +172,30 @@ def clauses(condition: Condition) -> tuple[Condition, ...]:
     return tuple(clause for part in condition.parts for clause in clauses(part))
 
 
-def leaves(part: Condition | Term) -> Iterator[Literal | Reference | Measure | TargetFact | Test]:
+def parts_of(condition: Condition, wanted: bool = True) -> tuple[bool, list[tuple[Condition, bool]]] | None:
+    """Return what a condition is made of: whether all parts are needed, and each part with whether it or its opposite is wanted.
+
+    Args:
+        condition: The condition.
+        wanted: False for the opposite of the condition.
+
+    Returns:
+        None for a comparison, a question or a constant, which have no parts. Of an implication the conclusion comes first.
+    """
+    match condition:
+        case And(parts) | Or(parts):
+            return isinstance(condition, And) is wanted, [(part, wanted) for part in parts]
+        case Not(part):
+            return True, [(part, not wanted)]
+        case Implies(premise, conclusion):
+            return not wanted, [(conclusion, wanted), (premise, not wanted)]
+    return None
+
+
+def leaves(part: Condition | Term) -> Iterator[Literal | Reference | Measure | TargetFact | Question]:
     """Yield what an expression reads, from left to right; a term that occurs twice is yielded twice."""
     match part:
-        case Literal() | Reference() | Measure() | TargetFact() | Test():
+        case Literal() | Reference() | Measure() | TargetFact() | Question():
             yield part
             return
         case Function(_, arguments):
@@ -202,7 +220,7 @@ def references(condition: Condition) -> frozenset[Reference]:
     """Return the arguments and attributes that a constraint speaks of."""
     found: set[Reference] = set()
     for leaf in leaves(condition):
-        if isinstance(leaf, Measure | Test):
+        if isinstance(leaf, Measure | Question):
             found.add(leaf.of)
         elif isinstance(leaf, Reference):
             found.add(leaf)
