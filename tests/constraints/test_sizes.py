@@ -88,6 +88,15 @@ def test_sizes_of_a_probe_are_the_nearest_that_the_kernel_is_made_for(size: int,
     assert fitting({symbol: size}) == {symbol: nearest}
 
 
+def test_sizes_of_a_probe_are_those_that_the_kernel_is_made_for_also_once_the_capture_guards_them() -> None:
+    capture = Capture()
+    x = capture.tensor(2, 12, 8, dynamic=(1,))
+    assert x.shape[1] % 4 == 0
+    symbol = x.shape[1].node.expr  # type: ignore[attr-defined]
+    repository = LocalLayerRepository(FOLDER / "constrained", layer_name="PairsRMSNorm", when="dim(hidden_states, 1) % 4 == 0")
+    assert fitting_sizes(repository.load_for(CPU), bound(), (x, torch.empty(8)))({symbol: 13}) == {symbol: 16}
+
+
 def test_what_a_kernel_does_not_demand_changes_no_size() -> None:
     capture = Capture()
     x = capture.tensor(2, 12, 8, dynamic=(1,))
