@@ -23,13 +23,13 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the kernel repositories and layers of the tests
 
-from hazard_requests import norm_request
+from hazard_probe_cases import norm_probe_case
 from kernel_repositories import repository
 from layers import Stack
 
 import fxkernels
 from fxkernels.admission import Admitted, admit, forget_verdicts
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
 from fxkernels.admission.worker import WORKER
 from fxkernels.backend import HubKernels
 from fxkernels.candidates import Decider
@@ -58,9 +58,9 @@ def seconds_of(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def admitted(request: Request) -> None:
+def admitted(case: ProbeCase) -> None:
     """Ask for admission, and make sure of it."""
-    found = admit(request, verify="probe")
+    found = admit(case, verify="probe")
     if not (isinstance(found, Admitted) and found.how == "probed"):
         raise click.ClickException(f"expected the kernel to be admitted: {found}")
 
@@ -92,17 +92,17 @@ def probe(runs: int) -> None:
     """A probe in a process that runs, forward and backward, against one forward and backward of the layer. At most a second."""
     for size, sizes in SIZES.items():
         for dtype in (torch.float32, torch.bfloat16):
-            request = norm_request(CORRECT, dtype, *sizes)
+            case = norm_probe_case(CORRECT, dtype, *sizes)
 
-            def probed(request: Request = request) -> None:
+            def probed(case: ProbeCase = case) -> None:
                 forget_verdicts()
                 os.environ["FXKERNELS_CACHE"] = tempfile.mkdtemp()
-                admitted(request)
+                admitted(case)
 
             x, weight = (torch.ones(*size, dtype=dtype, requires_grad=True) for size in (sizes, sizes[-1:]))
 
-            def layer(request: Request = request, x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
-                request.reference(x, weight)[0].sum().backward()
+            def layer(case: ProbeCase = case, x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
+                case.reference(x, weight)[0].sum().backward()
 
             probed()  # starts the child, and compiles what a kernel compiles
             sides = {"probe": partial(seconds_of, probed), "layer": partial(seconds_of, layer)}
@@ -113,14 +113,14 @@ def probe(runs: int) -> None:
 @click.option("--runs", default=5, show_default=True)
 def record(runs: int) -> None:
     """Admission by a record on disk, as in a new process, and by what this process knows. At most a millisecond for each form of call."""
-    request = norm_request(CORRECT)
-    admitted(request)
+    case = norm_probe_case(CORRECT)
+    admitted(case)
 
     def anew() -> None:
         forget_verdicts()
-        admitted(request)
+        admitted(case)
 
-    sides = {"record": per_call(anew), "memory": per_call(partial(admitted, request))}
+    sides = {"record": per_call(anew), "memory": per_call(partial(admitted, case))}
     print_row(compare("admission of a known form of call", sides, runs))
 
 

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from .memory import uncleared_memory
-from .running import Refused, changed_positions, copies, described, leaving_everything_as_it_was, quietly, refused, synchronize
-from .samples import Style, random_like
+from ..kernels.samples import Style, random_like
+from .guarded_memory import uncleared_memory
+from .oracle import Oracle
+from .runner import Context, Refused, changed_positions, copies, described, leaving_everything_as_it_was, quietly, refused, synchronize
 from .tolerances import compare
-from .truth import Truth
-
-if TYPE_CHECKING:
-    from .rounds import Rounds
 
 
 class Run:
     """One run of the kernel.
 
     Args:
-        rounds: The runs that it is one of.
+        context: What it has in common with others.
         inputs: What the kernel got.
         outputs: What it returned.
-        truth: The exact results for the same inputs.
+        oracle: The exact results for the same inputs.
         style: What the values were like.
     """
 
-    def __init__(self, rounds: Rounds, inputs: Sequence[Any], outputs: Sequence[torch.Tensor], truth: Truth, style: Style) -> None:
-        self._rounds, self._inputs, self._outputs, self._truth, self._style = rounds, inputs, outputs, truth, style
+    def __init__(self, context: Context, inputs: Sequence[Any], outputs: Sequence[torch.Tensor], oracle: Oracle, style: Style) -> None:
+        self._context, self._inputs, self._outputs, self._oracle, self._style = context, inputs, outputs, oracle, style
 
     def is_detached(self) -> bool:
         """Whether no gradient flows through the kernel at all, although one does through the layer."""
-        ours, theirs = self._outputs, self._truth.own.outputs
-        places = [n for n in self._rounds.computed if theirs[n].requires_grad]
+        ours, theirs = self._outputs, self._oracle.own.outputs
+        places = [n for n in self._context.computed if theirs[n].requires_grad]
         # An operator without a backward hands out an output that seems to have a gradient.
         flows = [ours[n].requires_grad and type(ours[n].grad_fn).__name__ != "WarnNotImplemented" for n in places]
         return bool(places) and not any(flows)
@@ -46,13 +43,13 @@ class Run:
 
     def finite_backward(self) -> None:
         """Look for gradients that are not finite where the layer's are."""
-        places, rounds = self._places(), self._rounds
+        places, context = self._places(), self._context
         given = [random_like(output, 17 + n) for n, output in enumerate(self._outputs)]
         found = self._gradients_of([self._outputs[place] for place in places], [given[place] for place in places], "")
-        theirs = self._truth.own.gradients([tensor if n in places else None for n, tensor in enumerate(given)])
-        for position, ours, wanted in zip(rounds.wanted, found, theirs, strict=True):
+        theirs = self._oracle.own.gradients([tensor if n in places else None for n, tensor in enumerate(given)])
+        for position, ours, wanted in zip(context.wanted, found, theirs, strict=True):
             if ours is not None and wanted is not None and bool((wanted.isfinite() & ~ours.isfinite()).any()):
-                name = rounds.request.names[position]
+                name = context.case.names[position]
                 raise refused("gradient", "its gradient of {name} is not finite, for {values} values", name=name, values=self._style.name)
 
     def several_backwards(self) -> None:
@@ -65,18 +62,20 @@ class Run:
         self._backward(
             [tensor[:1].expand_as(tensor) if tensor.dim() else tensor for tensor in given], "for an expanded incoming gradient, "
         )
+        if not all(tensor.is_contiguous() for tensor in given):
+            self._backward([tensor.contiguous() for tensor in given], "for a contiguous incoming gradient, ")
         self._backward([_transposed(tensor) for tensor in given], "for a strided incoming gradient, ")
         self._backward([_within_larger(tensor) for tensor in given], "for an incoming gradient that is part of a larger tensor, ")
         for factor in (_LOSS_SCALE, 1 / _LOSS_SCALE):  # a gradient is linear in the incoming one
             self._backward([tensor * factor for tensor in given], f"for an incoming gradient of size {factor:g}, ")
-        if len(self._rounds.computed) > 1:
-            for number in self._rounds.computed:
+        if len(self._context.computed) > 1:
+            for number in self._context.computed:
                 alone = [tensor if n == number else None for n, tensor in enumerate(given)]
                 self._backward(alone, f"where only output {number} is used, ")
 
     def backward_among_others(self) -> None:
         """Compare the gradients where outputs have two readers, and are added to what they came from; other inputs are read as well."""
-        rounds, outputs, places = self._rounds, self._outputs, self._places()
+        context, outputs, places = self._context, self._outputs, self._places()
         factors = [[random_like(output, seed + n) for n, output in enumerate(outputs)] for seed in (23, 29)]
         results = [outputs[place] * factors[0][place] + outputs[place] * factors[1][place] for place in places]
         given = [torch.ones_like(result) for result in results]
@@ -84,7 +83,7 @@ class Run:
         for place in places:
             total[place] = factors[0][place].double() + factors[1][place].double()
         added: dict[int, torch.Tensor] = {}
-        for number, position in enumerate(rounds.wanted):
+        for number, position in enumerate(context.wanted):
             alike = [place for place in places if _alike(self._inputs[position], outputs[place])]
             added[number] = random_like(self._inputs[position], 31 + number)
             given.append(added[number])
@@ -98,17 +97,17 @@ class Run:
         self._compare_gradients(found, total, "among other readers, ", added)
 
     def backward_after_writes(self, *, inputs: bool) -> None:
-        """Compare the gradients where somebody writes to what the call was given, or returned, before its backward.
+        """Compare the gradients where inputs or outputs of the call are written to before its backward.
 
         Only if the layer bears that. If autograd notices, and raises, it is as good.
         """
         given: list[torch.Tensor | None] = [random_like(output, 17 + n) for n, output in enumerate(self._outputs)]
-        arguments = self._rounds.arguments
-        if not self._truth.bears_writes(given, arguments if inputs else None):
+        arguments = self._context.arguments
+        if not self._oracle.bears_writes(given, arguments if inputs else None):
             return
         places = self._places()
         results, cotangents = [self._outputs[place] for place in places], [given[place] for place in places]
-        edges = [get_gradient_edge(self._inputs[n]) for n in self._rounds.wanted]  # a view that was written to gets another
+        edges = [get_gradient_edge(self._inputs[n]) for n in self._context.wanted]  # a view that was written to gets another
         for tensor in [self._inputs[n] for n in arguments] if inputs else self._outputs:
             tensor.detach().zero_()
         try:
@@ -130,8 +129,8 @@ class Run:
 
     def _places(self) -> list[int]:
         """The outputs through which the layer lets a gradient flow."""
-        theirs = self._truth.outputs
-        places = [n for n in self._rounds.computed if theirs[n].requires_grad]
+        theirs = self._oracle.outputs
+        places = [n for n in self._context.computed if theirs[n].requires_grad]
         for place in places:
             if not self._outputs[place].requires_grad:
                 raise refused("gradient", "output {place} is detached, and the layer's is not", place=place)
@@ -139,13 +138,13 @@ class Run:
 
     def _gradients_of(self, results: list[torch.Tensor], given: list[torch.Tensor], when: str) -> Sequence[torch.Tensor | None]:
         """The gradients of the wanted inputs. What the backward had no business to change is looked at."""
-        rounds = self._rounds
+        context = self._context
         before = [copies(values) for values in (given, self._inputs, self._outputs)]
-        wanted = [self._inputs[n] for n in rounds.wanted]
+        wanted = [self._inputs[n] for n in context.wanted]
         try:
-            with quietly(), leaving_everything_as_it_was("its backward"), uncleared_memory(rounds.request.device):
+            with quietly(), leaving_everything_as_it_was("its backward"), uncleared_memory(context.case.device):
                 found = list(torch.autograd.grad(results, wanted, given, retain_graph=True, allow_unused=True))
-                synchronize(rounds.request.device)
+                synchronize(context.case.device)
         except (torch.OutOfMemoryError, Refused):
             raise
         except Exception as error:  # whatever a kernel raises
@@ -154,23 +153,23 @@ class Run:
         if changed[0]:
             raise refused("gradient", "its backward overwrites the incoming gradient")
         if changed[1]:
-            raise refused("gradient", "its backward overwrites {name}", name=rounds.request.names[changed[1][0]])
+            raise refused("gradient", "its backward overwrites {name}", name=context.case.names[changed[1][0]])
         if changed[2]:
             raise refused("gradient", "its backward overwrites output {number}", number=changed[2][0])
-        for position, tensor in zip(rounds.wanted, wanted, strict=True):
+        for position, tensor in zip(context.wanted, wanted, strict=True):
             if tensor.is_leaf and tensor.grad is not None:
-                raise refused("gradient", "its backward writes {name}.grad", name=rounds.request.names[position])
-        rounds.check_earlier()
-        rounds.keep(found, "an earlier gradient of {name}", [rounds.request.names[n] for n in rounds.wanted])
+                raise refused("gradient", "its backward writes {name}.grad", name=context.case.names[position])
+        context.check_kept()
+        context.keep(found, "an earlier gradient of {name}", [context.case.names[n] for n in context.wanted])
         return found
 
     def _compare_gradients(
         self, found: Sequence[torch.Tensor | None], given: Sequence[torch.Tensor | None], when: str, added: dict[int, torch.Tensor]
     ) -> None:
-        rounds = self._rounds
-        exact = self._truth.gradients(given)
-        for number, (position, ours) in enumerate(zip(rounds.wanted, found, strict=True)):
-            name, theirs = rounds.request.names[position], exact[number]
+        context = self._context
+        exact = self._oracle.gradients(given)
+        for number, (position, ours) in enumerate(zip(context.wanted, found, strict=True)):
+            name, theirs = context.case.names[position], exact[number]
             extra = added.get(number)
             zero = torch.zeros_like(self._inputs[position], dtype=torch.float64)
             wanted = (zero if theirs is None else theirs) + (0 if extra is None else extra)
@@ -180,11 +179,11 @@ class Run:
                 continue
 
             def of_layer(number: int = number, extra: Any = 0 if extra is None else extra, zero: torch.Tensor = zero) -> list[torch.Tensor]:
-                found = self._truth.gradient_of_layer(number, given)
+                found = self._oracle.gradient_of_layer(number, given)
                 return [(zero if tensor is None else tensor) + extra for tensor in found]
 
-            comparison = compare(ours, wanted, rounds.bounds(ours.dtype), of_layer)
-            rounds.evidence.compared(f"gradient of {name}", comparison, self._style.name)
+            comparison = compare(ours, wanted, context.bounds(ours.dtype), of_layer)
+            context.evidence.compared(f"gradient of {name}", comparison, self._style.name)
             if not comparison.agrees:
                 data = {"error": comparison.error, "tolerance": comparison.tolerance, "values": self._style.name, "by": comparison.by}
                 template = "{when}its gradient of {name} is off by {error:.2g} of the exact one ({by}), " + _MAY_BE

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ..admission import Admitted, admit, known
-from ..admission import Request as Showing
+from ..admission import Admitted, ProbeCase, admit, known
 from ..capture import _torch
 from ..constraints.gate import ConstraintResult, check_constraints, check_probed_sizes
 from ..kernels.bound import Bound
@@ -210,17 +209,17 @@ class Asking:
         request = self.request
         if request.verify == "off":
             return Admitted("unverified")
-        showing = Showing.of(case, gradient=torch.is_grad_enabled())
-        found = self._ask_admission(showing)
-        if request.backward == "fallback" or not isinstance(found, Miss) or found.code != "gradient" or isinstance(showing, str):
+        probe_case = ProbeCase.of(case, gradient=torch.is_grad_enabled())
+        found = self._ask_admission(probe_case)
+        if request.backward == "fallback" or not isinstance(found, Miss) or found.code != "gradient" or isinstance(probe_case, str):
             return found
         # A kernel whose gradient is wrong is as one that has none, and the reference's was asked for where there is none.
-        forward = self._ask_admission(replace(showing, gradient=False))
+        forward = self._ask_admission(replace(probe_case, gradient=False))
         return replace(forward, detached=True) if isinstance(forward, Admitted) else forward or found
 
-    def _ask_admission(self, showing: Showing | str) -> Admitted | Miss | None:
+    def _ask_admission(self, probe_case: ProbeCase | str) -> Admitted | Miss | None:
         verify = self.request.verify
-        return admit(showing, verify=verify) if self.request.runs else known(showing, verify=verify)
+        return admit(probe_case, verify=verify) if self.request.runs else known(probe_case, verify=verify)
 
 
 def _dynamic_sizes(inputs: tuple[Any, ...]) -> tuple[int | None, ...]:

@@ -32,8 +32,8 @@ def fitting_sizes(kernel: KernelLayer, bound: Bound, inputs: Sequence[Any]) -> C
     """
     call = CallFacts.of(kernel, bound, inputs)
     reads = {clause: dynamic_reads(clause, call) for text in kernel.constraints for clause in clauses(parse(text))}
-    # Those that read no sizes, or hold for none, were checked before, with the target, which is not known here. Those that hold for all sizes of
-    # the capture may do so by a guard, of which a choice of sizes knows nothing.
+    # Those that read no sizes, or hold for none, were checked before, with the target, which is not known here. Those that hold for all
+    # sizes of the capture may do so by a guard, of which a choice of sizes knows nothing.
     dynamic = [clause for clause, sizes in reads.items() if sizes and Evaluation(call).holds(clause) is not False]
     symbols = {symbol for clause in dynamic for size in reads[clause].values() for symbol in symbols_of(size)}
 

@@ -1,4 +1,4 @@
-"""What a kernel shares with everybody else in its process: settings, functions and random numbers that it has to leave as they were."""
+"""Process state that a kernel must not change: settings of torch, functions of torch, random number generators."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ SETTINGS = (
 )
 
 _SHARED: tuple[tuple[str, Any], ...] = (("torch", torch), ("torch.nn.functional", F), ("torch.Tensor", torch.Tensor), ("Module", nn.Module))
-"""Where everybody's functions are."""
+"""Namespaces whose functions must not be replaced."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ProcessState:
     """A snapshot. What it has no name for, such as caches, a kernel may change."""
 
     settings: tuple[Any, ...]
@@ -95,10 +95,10 @@ class Surroundings:
     numbers: dict[str, Any]
 
     @staticmethod
-    def now() -> Surroundings:
-        """Take one."""
+    def now() -> ProcessState:
+        """Return the present state."""
         functions = tuple(dict(vars(place)) for _, place in _SHARED)
-        return Surroundings(tuple(setting.read() for setting in SETTINGS), functions, dict(_random_numbers()))
+        return ProcessState(tuple(setting.read() for setting in SETTINGS), functions, dict(_random_numbers()))
 
     def changed(self) -> tuple[str, str] | None:
         """Return the miss code and the name of the first thing that is not as it was."""

@@ -1,4 +1,4 @@
-"""Runs of a kernel for one choice of sizes: other values each time, the same memory again, earlier outputs still in somebody's hands."""
+"""All checks of a kernel at one choice of sizes: fresh values per run, reused buffers, and outputs of earlier runs kept alive."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.fx.node import map_aggregate
 
 from ..kernels.lowering.autocast import autocast_to
 from ..kernels.lowering.output_order import metadata, order_instead
-from .evidence import Evidence
+from ..kernels.samples import FAR, LARGE, LARGER, NORMAL, TINY, ZEROS, Inputs, Sample, Style
 from .gradients import Run
-from .memory import shared_memory
-from .request import Inputs, Request, TensorSpec
-from .running import Refused, Runner, Unprobed, changed_positions, copies, described, refused, shown
-from .samples import FAR, LARGE, LARGER, NORMAL, TINY, ZEROS, Sample, Style, elements_of
-from .sizes import integer_highs
-from .tolerances import Bounds, compare
-from .truth import Truth
-from .wide import rounding_dtype
-from .wire import mapped
+from .guarded_memory import GuardedInputs, shared_memory
+from .oracle import Oracle, rounding_dtype
+from .probe_case import ProbeCase, elements_of, integer_highs
+from .runner import Context, Refused, Runner, Unprobed, described, refused, shown
+from .tolerances import compare
+from .verdict import Evidence
 
 _TOO_MANY_FOR_FLOAT64 = 1 << 22
 """From this many elements on, half precision is compared with float32."""
@@ -32,8 +30,8 @@ _SHIFT = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What the runs have shown of a kernel that is right.
+class Findings:
+    """What the checks have found out about a kernel that passes them.
 
     Args:
         cloned: Positions of inputs of which it has to get copies.
@@ -41,7 +39,7 @@ class Shown:
         style: Values for which the layer stays finite; None if that is not known yet, nor the rest.
         dtypes: Those of the outputs.
         rounded: The coarsest dtype to which the layer rounds.
-        relaid: Positions of the outputs that lie in memory in another way than the layer's.
+        relaid: Positions of the outputs whose strides are not the layer's.
     """
 
     cloned: frozenset[int] = frozenset()
@@ -52,11 +50,11 @@ class Shown:
     relaid: frozenset[int] = frozenset()
 
 
-class Rounds:
-    """The runs for one choice of sizes.
+class Checks:
+    """The checks at one choice of sizes.
 
     Args:
-        request: What is to be shown.
+        case: What is to be shown.
         specs: The inputs.
         evidence: Where it is written down.
         before: What is known from other sizes.
@@ -65,35 +63,26 @@ class Rounds:
         Unprobed: If no values are known for which the layer itself can be run.
     """
 
-    def __init__(self, request: Request, specs: Inputs, evidence: Evidence, before: Shown) -> None:
-        self.request, self.specs, self.evidence, self.before = request, specs, evidence, before
-        highs = integer_highs(request.reference, specs)
+    def __init__(self, case: ProbeCase, specs: Inputs, evidence: Evidence, before: Findings) -> None:
+        self.case, self.specs, self.evidence, self.before = case, specs, evidence, before
+        highs = integer_highs(case.reference, specs)
         if isinstance(highs, str):
             raise Unprobed(highs)
         self._highs = highs
         self.cloned, self.detached, self.relaid = before.cloned, before.detached, before.relaid
-        self.wanted = tuple(n for n, spec in enumerate(specs) if isinstance(spec, TensorSpec) and spec.requires_grad)
         self._style = before.style if before.style is not None else self._ordinary()
-        self._dtypes, self._rounded = before.dtypes, before.rounded
-        if before.style is None:
-            self._look_at_reference()
-        self.computed = tuple(n for n in range(len(self._dtypes)) if n not in request.passed)
+        self._dtypes, self._rounded = (before.dtypes, before.rounded) if before.style is not None else self._dtypes_of_reference()
+        self.computed = tuple(n for n in range(len(self._dtypes)) if n not in case.passed)
         self._widest = self._widest_affordable()
-        self._kept: list[tuple[Sequence[Any], list[Any], str, Sequence[Any]]] = []
-        self._remembers = True
+        self._context = Context(case, specs, self.computed, self._rounded, evidence)
         evidence.sizes += [str(spec) for spec in specs if str(spec) not in evidence.sizes]
-
-    @property
-    def arguments(self) -> list[int]:
-        """Positions of the tensors that are not the layer's own."""
-        return [n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and not spec.of_layer]
 
     @property
     def gradient(self) -> bool:
         """Whether the kernel's own gradient is looked at."""
-        return self.request.gradient and not self.detached
+        return self.case.gradient and not self.detached
 
-    def all(self) -> Shown:
+    def all(self) -> Findings:
         """Make all checks.
 
         Raises:
@@ -117,24 +106,16 @@ class Rounds:
         if self.gradient:
             self._later_writes()
         self._round_with_backward(0, self._style)
-        return self._shown()
+        return self._findings()
 
-    def one(self) -> Shown:
+    def one(self) -> Findings:
         """Compare values and gradients once."""
-        self._remembers = False
+        self._context = replace(self._context, keeps=False)
         self._round_with_backward(0, self._style)
-        return self._shown()
+        return self._findings()
 
-    def _shown(self) -> Shown:
-        return Shown(self.cloned, self.detached, self._style, self._dtypes, self._rounded, self.relaid)
-
-    def bounds(self, dtype: torch.dtype) -> Bounds:
-        """Return what a result of this dtype may be off by."""
-        tensors = [spec for spec in self.specs if isinstance(spec, TensorSpec)]
-        rows = [spec.span // max(spec.sizes, default=1) for spec in tensors]
-        terms = max([*rows, *(size for spec in tensors for size in spec.sizes)], default=1)
-        dtypes = [each for each in (dtype, self._rounded) if each is not None and each.is_floating_point]
-        return Bounds.of(max(dtypes, key=lambda each: torch.finfo(each).eps, default=torch.float32), terms)
+    def _findings(self) -> Findings:
+        return Findings(self.cloned, self.detached, self._style, self._dtypes, self._rounded, self.relaid)
 
     # --- one run ---
 
@@ -146,57 +127,57 @@ class Rounds:
     def _round(self, seed: int, style: Style, *, shift: int = 0, gradient: bool | None = None, compiling: bool = False) -> Run:
         gradient = self.gradient if gradient is None else gradient
         sample = Sample.of(self.specs, shift).fill(seed, style, self._highs)
-        inputs = sample.inputs(gradient=gradient)
-        found = self._checked(inputs, sample, style, gradient, compiling)
-        self._refuse_writes_besides(sample)
+        guarded = GuardedInputs.of(sample, gradient=gradient)
+        found = self._checked(guarded.values, sample, style, gradient, compiling)
+        self._refuse_writes_besides(guarded)
         if elements_of(self.specs) <= _MANY_TO_KEEP:
-            self.keep(inputs, "{name}, which a call was given", self.request.names)
+            self._context.keep(guarded.values, "{name}, which a call was given", self.case.names)
         return found
 
     def _checked(self, inputs: list[Any], sample: Sample, style: Style, gradient: bool, compiling: bool = False) -> Run:
         outputs = self._runner()(inputs, gradient=gradient, compiling=compiling)
-        truth = self._truth(sample.views(), gradient)
-        self._check_metadata(outputs, truth, gradient)
-        self._check_memory(outputs, inputs, truth)
+        oracle = self._oracle(sample.views(), gradient)
+        self._check_metadata(outputs, oracle, gradient)
+        self._check_memory(outputs, inputs, oracle)
         for number in self.computed:
-            self._compare(number, outputs[number], truth, style)
-        self.check_earlier()
-        self.keep([outputs[number] for number in self.computed], "output {name} of an earlier one", self.computed)
-        return Run(self, inputs, outputs, truth, style)
+            self._compare(number, outputs[number], oracle, style)
+        self._context.check_kept()
+        self._context.keep([outputs[number] for number in self.computed], "output {name} of an earlier one", self.computed)
+        return Run(self._context, inputs, outputs, oracle, style)
 
     def _runner(self, cloned: frozenset[int] | None = None) -> Runner:
         self.evidence.runs += 1
-        return Runner(self.request, len(self._dtypes), self.cloned if cloned is None else cloned)
+        return Runner(self.case, len(self._dtypes), self.cloned if cloned is None else cloned)
 
-    def _compare(self, number: int, output: torch.Tensor, truth: Truth, style: Style) -> None:
-        exact, what = truth.outputs[number], f"output {number}"
+    def _compare(self, number: int, output: torch.Tensor, oracle: Oracle, style: Style) -> None:
+        exact, what = oracle.outputs[number], f"output {number}"
         if not (exact.is_floating_point() or exact.is_complex()):
-            if style is self._style and _differing(output, truth.own.outputs[number]) > self._undecided(truth, number):
+            if style is self._style and _differing(output, oracle.own.outputs[number]) > self._undecided(oracle, number):
                 raise refused("numerics", "{what} is another than the layer's, for {values} values", what=what, values=style.name)
             return
-        found = compare(output, exact, self.bounds(output.dtype), lambda: truth.output_of_layer(number))
-        if truth.why_not_wide is not None:
-            self.evidence.note(f"compared with the layer in its own dtype only: {truth.why_not_wide}")
+        found = compare(output, exact, self._context.bounds(output.dtype), lambda: oracle.output_of_layer(number))
+        if oracle.why_not_wide is not None:
+            self.evidence.note(f"compared with the layer in its own dtype only: {oracle.why_not_wide}")
         self.evidence.compared(what, found, style.name)
         if not found.agrees:
             data = {"error": found.error, "tolerance": found.tolerance, "values": style.name, "by": found.by}
             template = "{what} is off by {error:.2g} of the exact result ({by}), and may be by {tolerance:.2g}, for {values} values"
             raise refused("numerics", template, what=what, **data)
 
-    def _undecided(self, truth: Truth, number: int) -> float:
+    def _undecided(self, oracle: Oracle, number: int) -> float:
         """Which part of an output of whole numbers may differ: where a rounding decides, as between equal values, either is right."""
-        own = truth.own.outputs[number]
-        share = max(_differing(own, other) for other in [*truth.output_of_layer(number)[1:], truth.outputs[number]])
+        own = oracle.own.outputs[number]
+        share = max(_differing(own, other) for other in [*oracle.output_of_layer(number)[1:], oracle.outputs[number]])
         half = self._rounded is not None and torch.finfo(self._rounded).bits <= 16
         return 4 * share + (4 / max(own.numel(), 1) if half or share else 0.0)
 
-    def _check_metadata(self, outputs: Sequence[torch.Tensor], truth: Truth, gradient: bool) -> None:
+    def _check_metadata(self, outputs: Sequence[torch.Tensor], oracle: Oracle, gradient: bool) -> None:
         for number in self.computed:
             if outputs[number].layout is not torch.strided:
                 raise refused("output_metadata", "output {number} is {layout}", number=number, layout=outputs[number].layout)
-            if outputs[number].requires_grad and not (gradient and truth.own.outputs[number].requires_grad):
+            if outputs[number].requires_grad and not (gradient and oracle.own.outputs[number].requires_grad):
                 raise refused("gradient", "output {number} wants a gradient, and the layer's does not", number=number)
-            wide, dtype = truth.outputs[number], self._dtypes[number]
+            wide, dtype = oracle.outputs[number], self._dtypes[number]
             expected = wide if wide.dtype is dtype else torch.empty_strided(wide.shape, wide.stride(), dtype=dtype, device=wide.device)
             if metadata(outputs[number]) == metadata(expected):
                 continue
@@ -204,48 +185,27 @@ class Rounds:
                 got, wanted = shown(outputs[number]), shown(expected)
                 raise refused("output_metadata", "output {number} is {got}, the layer's is {wanted}", number=number, got=got, wanted=wanted)
             self.relaid |= {number}
-            self.evidence.repair(f"output {number} lies in memory in another way than the layer's, and is copied")
+            self.evidence.repair(f"output {number} has other strides than the layer's, and is copied")
 
-    def _check_memory(self, outputs: Sequence[torch.Tensor], inputs: Sequence[Any], truth: Truth) -> None:
+    def _check_memory(self, outputs: Sequence[torch.Tensor], inputs: Sequence[Any], oracle: Oracle) -> None:
         for number in self.computed:
             for position, value in enumerate(inputs):
                 if isinstance(value, torch.Tensor) and position not in self.cloned and shared_memory(outputs[number], value):
-                    name = self.request.names[position]
+                    name = self.case.names[position]
                     raise refused("output_metadata", "output {number} shares memory with {name}", number=number, name=name)
             for other in self.computed[: self.computed.index(number)]:
-                ours, theirs = (outputs[other], outputs[number]), (truth.outputs[other], truth.outputs[number])
+                ours, theirs = (outputs[other], outputs[number]), (oracle.outputs[other], oracle.outputs[number])
                 if shared_memory(*ours) and not shared_memory(*theirs):
                     raise refused("output_metadata", "outputs {other} and {number} share memory", other=other, number=number)
 
-    def keep(self, tensors: Sequence[Any], what: str, names: Sequence[Any]) -> None:
-        """Remember what somebody may still hold, to look at it later.
-
-        Args:
-            tensors: They must not change from now on.
-            what: A phrase for them, with a field for the name.
-            names: What they are called.
-        """
-        if self._remembers:
-            self._kept.append((tensors, copies(tensors), what, names))
-
-    def check_earlier(self) -> None:
-        """Refuse a kernel that has changed what it returned before, or was given.
-
-        Raises:
-            Refused: If it has.
-        """
-        for tensors, before, what, names in self._kept:
-            for number in changed_positions(before, tensors):
-                raise refused("numerics", "a later call changes {what}", what=what.format(name=names[number]))
-
-    def _refuse_writes_besides(self, sample: Sample) -> None:
-        for position in sample.changed_besides():
+    def _refuse_writes_besides(self, guarded: GuardedInputs) -> None:
+        for position in guarded.changed_besides():
             if position not in self.cloned:
-                raise refused("mutates_input", "it writes to the memory around {name}", name=self.request.names[position])
-        self._refuse_broken_fences(sample)
+                raise refused("mutates_input", "it writes to the memory around {name}", name=self.case.names[position])
+        self._refuse_broken_fences(guarded)
 
-    def _refuse_broken_fences(self, sample: Sample) -> None:
-        if any(memory.is_broken() for memory in sample.handed_out.values()):
+    def _refuse_broken_fences(self, guarded: GuardedInputs) -> None:
+        if guarded.is_broken():
             raise refused("mutates_input", "it writes before the begin or past the end of an input")
 
     def _same_memory_again(self) -> None:
@@ -267,7 +227,7 @@ class Rounds:
     def _later_writes(self) -> None:
         for inputs in (True, False):
             self._round(6, self._style).backward_after_writes(inputs=inputs)
-            self._kept.clear()  # that was written to by us
+            self._context.forget_kept()  # that was written to by us
 
     def _special_values(self) -> None:
         for style in (ZEROS, TINY, LARGER):
@@ -287,30 +247,32 @@ class Rounds:
         """A kernel that overwrites its arguments gets copies; the layer's own tensors are not its to write."""
         written: set[int] = set()
         for gradient in {self.gradient, False}:
-            sample = Sample.of(self.specs).fill(0, self._style, self._highs)
+            guarded = GuardedInputs.of(Sample.of(self.specs).fill(0, self._style, self._highs), gradient=gradient)
             runner = self._runner(frozenset())
-            runner(sample.inputs(gradient=gradient), gradient=gradient, tolerate_writes=True)
-            self._refuse_broken_fences(sample)
+            runner(guarded.values, gradient=gradient, tolerate_writes=True)
+            self._refuse_broken_fences(guarded)
             written |= runner.written
-            written |= {position for position in sample.changed_besides() if not self.specs[position].of_layer}
+            written |= {position for position in guarded.changed_besides() if not self.specs[position].of_layer}
         self.cloned |= written
         if written:
-            names = ", ".join(self.request.names[position] for position in sorted(written))
+            names = ", ".join(self.case.names[position] for position in sorted(written))
             self.evidence.repair(f"it overwrites {names}, and gets copies")
 
     def _call_for_another_layer(self) -> None:
         """A layer with another epsilon comes first: what a kernel keeps of the first call that it ever gets is not this layer's."""
-        request = self.request
-        constants, args, kwargs = (mapped(values, float, lambda number: 2 * number) for values in _numbers_of(request))
-        if (constants, args, kwargs) == _numbers_of(request):
+        case = self.case
+        constants, args, kwargs = (
+            map_aggregate(values, lambda value: 2 * value if isinstance(value, float) else value) for values in _numbers_of(case)
+        )
+        if (constants, args, kwargs) == _numbers_of(case):
             return
-        other = replace(request, args=args, kwargs=kwargs, state=replace(request.state, constants=constants))
-        inputs = Sample.of(self.specs).fill(9, self._style, self._highs).inputs(gradient=False)
+        other = replace(case, args=args, kwargs=kwargs, state=replace(case.state, constants=constants))
+        inputs = GuardedInputs.of(Sample.of(self.specs).fill(9, self._style, self._highs), gradient=False).values
         with contextlib.suppress(Refused, Unprobed):  # it need not take such numbers
             Runner(other, len(self._dtypes))(inputs, gradient=False, tolerate_writes=True)
 
     def _go_on_without_gradient(self) -> None:
-        if self.request.training:
+        if self.case.training:
             raise refused("gradient", "its output is detached: no gradient flows through it")
         self.detached = True
         self.evidence.repair("no gradient flows through it: the reference's is recomputed")
@@ -338,19 +300,20 @@ class Rounds:
 
     def _outputs_of_layer(self, seed: int, style: Style) -> Sequence[Any]:
         inputs = Sample.of(self.specs).fill(seed, style, self._highs).views()
-        request = self.request
+        case = self.case
         try:
-            return Truth(request.reference, inputs, (), autocast=request.autocast, device=request.device.type).own.outputs
+            return Oracle(case.reference, inputs, (), autocast=case.autocast, device=case.device.type).own.outputs
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the layer objects to
             raise Unprobed(f"the layer itself raises on random inputs: {described(error)}") from error
 
-    def _look_at_reference(self) -> None:
+    def _dtypes_of_reference(self) -> tuple[tuple[torch.dtype, ...], torch.dtype | None]:
+        """The dtypes of the outputs, and the coarsest one to which the layer rounds."""
         inputs = Sample.of(self.specs).fill(0, self._style, self._highs).views()
-        with torch.no_grad(), autocast_to(self.request.autocast, self.request.device.type):
-            outputs, self._rounded = rounding_dtype(self.request.reference, inputs)
-        self._dtypes = tuple(output.dtype for output in outputs)
+        with torch.no_grad(), autocast_to(self.case.autocast, self.case.device.type):
+            outputs, rounded = rounding_dtype(self.case.reference, inputs)
+        return tuple(output.dtype for output in outputs), rounded
 
     def _widest_affordable(self) -> torch.dtype:
         half = self._rounded is not None and torch.finfo(self._rounded).bits <= 16
@@ -359,13 +322,13 @@ class Rounds:
         self.evidence.note("at the call's own sizes, the exact results are the reference's in float32")
         return torch.float32
 
-    def _truth(self, inputs: Sequence[Any], gradient: bool) -> Truth:
-        request, wanted = self.request, self.wanted if gradient else ()
-        return Truth(request.reference, inputs, wanted, widest=self._widest, autocast=request.autocast, device=request.device.type)
+    def _oracle(self, inputs: Sequence[Any], gradient: bool) -> Oracle:
+        case, wanted = self.case, self._context.wanted if gradient else ()
+        return Oracle(case.reference, inputs, wanted, widest=self._widest, autocast=case.autocast, device=case.device.type)
 
 
-def _numbers_of(request: Request) -> tuple[Any, Any, Any]:
-    return request.state.constants, request.args, request.kwargs
+def _numbers_of(case: ProbeCase) -> tuple[Any, Any, Any]:
+    return case.state.constants, case.args, case.kwargs
 
 
 def _differing(one: torch.Tensor, other: torch.Tensor) -> float:

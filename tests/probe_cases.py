@@ -1,8 +1,8 @@
-"""Requests for admission, made without a compiler: a kernel's forward, a reference, and tensors that say what the inputs are.
+"""Cases for the probe, made without a compiler: a kernel's forward, a reference, and tensors that say what the inputs are.
 
 Example:
-    >>> request = request_for(MyNorm, llama_norm, [torch.randn(4, 8)], {"weight": torch.randn(8)}, {"variance_epsilon": 1e-6})
-    >>> probe(request).result
+    >>> case = probe_case_for(MyNorm, llama_norm, [torch.randn(4, 8)], {"weight": torch.randn(8)}, {"variance_epsilon": 1e-6})
+    >>> probe(case).result
     'admitted'
 """
 
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxkernels.admission.request import Request, specs_of
+from fxkernels.admission.probe_case import ProbeCase
 from fxkernels.kernels.call import Slot
 from fxkernels.kernels.layer import KernelIdentity, KernelLayer
+from fxkernels.kernels.samples import specs_of
 from fxkernels.kernels.stand_in import LayerState
 
 
-def request_for(
+def probe_case_for(
     kernel: KernelLayer | type[nn.Module],
     reference: Callable[..., Any],
     arguments: Sequence[Any],
@@ -31,8 +32,8 @@ def request_for(
     training: bool = False,
     host: type[nn.Module] = nn.Module,
     **given: Any,
-) -> Request:
-    """Return the request for a call.
+) -> ProbeCase:
+    """Return the case for a call.
 
     Args:
         kernel: The kernel layer, or its class.
@@ -43,7 +44,7 @@ def request_for(
         gradient: Whether grad mode is on.
         training: The layer's training flag.
         host: The layer's class.
-        given: Further fields of the request.
+        given: Further fields of the case.
     """
     if isinstance(kernel, type):
         kernel = KernelLayer(kernel, KernelIdentity("test/kernels", None, kernel.__name__, None))
@@ -56,7 +57,7 @@ def request_for(
     specs = specs_of(inputs, {}, frozenset(range(first, len(inputs))), gradient)
     wanted = gradient and any(value.requires_grad for value in inputs)
     names = [f"input {number}" for number in range(first)] + [f"self.{name}" for name in tensors]
-    return Request(
+    return ProbeCase(
         **{
             "kernel": kernel,
             "args": args,
@@ -65,7 +66,7 @@ def request_for(
             "state": LayerState(host, tuple(tensors), constants),
             "training": training,
             "reference": graph_of(reference, args, len(inputs)),
-            "cases": (specs,),
+            "inputs": (specs,),
             "passed": {},
             "gradient": wanted and kernel.has_backward,
             "names": tuple(names),

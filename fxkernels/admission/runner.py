@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ from ..capture import _torch
 from ..errors import KernelRuntimeError
 from ..kernels.call import KernelCall, Slot
 from ..kernels.lowering.autocast import autocast_to
+from ..kernels.samples import Inputs, TensorSpec
 from ..kernels.stand_in import stand_in
 from ..passes.miss import Miss
-from .memory import uncleared_memory
-from .request import Request, TensorSpec
-from .surroundings import Surroundings
+from .guarded_memory import uncleared_memory
+from .probe_case import ProbeCase
+from .process_state import ProcessState
+from .tolerances import Bounds
+from .verdict import Evidence
 
 
 class Refused(Exception):
@@ -42,28 +46,93 @@ def refused(code: str, template: str, **data: Any) -> Refused:
     return Refused(Miss(code, template, data))
 
 
-class Runner:
-    """Runs the kernel of a request.
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What all runs of a kernel at one choice of sizes have in common.
 
     Args:
-        request: The request.
+        case: What is probed.
+        specs: The inputs.
+        computed: Positions of the outputs that the call computes.
+        rounded: The coarsest dtype to which the layer rounds.
+        evidence: What has been seen.
+        keeps: Whether it is looked at what earlier runs were given and returned: a caller may still hold it.
+    """
+
+    case: ProbeCase
+    specs: Inputs
+    computed: tuple[int, ...]
+    rounded: torch.dtype | None
+    evidence: Evidence
+    keeps: bool = True
+    _kept: list[tuple[Sequence[Any], list[Any], str, Sequence[Any]]] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Positions of the inputs whose gradients are wanted."""
+        return tuple(n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and spec.requires_grad)
+
+    @property
+    def arguments(self) -> list[int]:
+        """Positions of the tensors that are not the layer's own."""
+        return [n for n, spec in enumerate(self.specs) if isinstance(spec, TensorSpec) and not spec.of_layer]
+
+    def bounds(self, dtype: torch.dtype) -> Bounds:
+        """Return what a result of this dtype may be off by."""
+        tensors = [spec for spec in self.specs if isinstance(spec, TensorSpec)]
+        rows = [spec.span // max(spec.sizes, default=1) for spec in tensors]
+        terms = max([*rows, *(size for spec in tensors for size in spec.sizes)], default=1)
+        dtypes = [each for each in (dtype, self.rounded) if each is not None and each.is_floating_point]
+        return Bounds.of(max(dtypes, key=lambda each: torch.finfo(each).eps, default=torch.float32), terms)
+
+    def keep(self, tensors: Sequence[Any], what: str, names: Sequence[Any]) -> None:
+        """Remember what a caller may still hold.
+
+        Args:
+            tensors: They must not change from now on.
+            what: A phrase for them, with a field for the name.
+            names: What they are called.
+        """
+        if self.keeps:
+            self._kept.append((tensors, copies(tensors), what, names))
+
+    def check_kept(self) -> None:
+        """Refuse a kernel that has changed what it returned before, or was given.
+
+        Raises:
+            Refused: If it has.
+        """
+        for tensors, before, what, names in self._kept:
+            for number in changed_positions(before, tensors):
+                raise refused("numerics", "a later call changes {what}", what=what.format(name=names[number]))
+
+    def forget_kept(self) -> None:
+        """Stop looking at what was kept so far."""
+        self._kept.clear()
+
+
+class Runner:
+    """Runs the kernel of a case.
+
+    Args:
+        case: The case.
         outputs: How many tensors the layer returns.
         cloned: Positions of inputs of which the kernel gets copies.
     """
 
-    def __init__(self, request: Request, outputs: int, cloned: Iterable[int] = ()) -> None:
-        self._request, self._outputs = request, outputs
-        self._build = stand_in(request.state, request.training)
+    def __init__(self, case: ProbeCase, outputs: int, cloned: Iterable[int] = ()) -> None:
+        self._case, self._outputs = case, outputs
+        self._build = stand_in(case.state, case.training)
         self._self: nn.Module | None = None
         self._attributes: dict[str, Any] = {}
         self.written: frozenset[int] = frozenset()
         self._call = KernelCall(
-            request.kernel,
+            case.kernel,
             "the probe",
             build_self=self._build_self,
-            args=request.args,
-            kwargs=request.kwargs,
-            reference=request.reference,
+            args=case.args,
+            kwargs=case.kwargs,
+            reference=case.reference,
             outputs=outputs,
             differentiable=False,
             recompute=False,
@@ -97,13 +166,13 @@ class Runner:
         return outputs
 
     def _run(self, inputs: Sequence[Any], gradient: bool, compiling: bool) -> Any:
-        request = self._request
+        case = self._case
         traced = _torch.as_if_compiling() if compiling else contextlib.nullcontext()
         try:
-            with quietly(), traced, torch.set_grad_enabled(gradient), autocast_to(request.autocast, request.device.type):
-                with leaving_everything_as_it_was("it"), uncleared_memory(request.device):
+            with quietly(), traced, torch.set_grad_enabled(gradient), autocast_to(case.autocast, case.device.type):
+                with leaving_everything_as_it_was("it"), uncleared_memory(case.device):
                     result = self._call.run(*inputs)
-                    synchronize(request.device)
+                    synchronize(case.device)
                 return result
         except KernelRuntimeError as error:
             cause = error.__cause__ or error
@@ -114,7 +183,7 @@ class Runner:
             raise refused("crash", "the device fails: {error}", error=described(error)) from error
 
     def _build_self(self, inputs: Sequence[Any]) -> nn.Module:
-        values = [inputs[value.position] if type(value) is Slot else value for value in self._request.tensors.values()]
+        values = [inputs[value.position] if type(value) is Slot else value for value in self._case.tensors.values()]
         self._self = self._build(values)
         self._attributes = dict(attributes_of(self._self))
         return self._self
@@ -128,7 +197,7 @@ class Runner:
                 raise refused("own_state", "it sets self.{name}", name=name)
 
     def _refuse_writes(self, tolerate: bool) -> None:
-        specs, names = self._request.cases[0], self._request.names
+        specs, names = self._case.inputs[0], self._case.names
         for position in sorted(self.written):
             if not tolerate or specs[position].of_layer:
                 raise refused("mutates_input", "its forward overwrites {name}, or gives it other memory", name=names[position])
@@ -136,7 +205,7 @@ class Runner:
 
 @contextlib.contextmanager
 def leaving_everything_as_it_was(who: str) -> Iterator[None]:
-    """Put back what everybody in the process shares.
+    """Put back the process state that a kernel has changed.
 
     Args:
         who: For the sentence.
@@ -144,7 +213,7 @@ def leaving_everything_as_it_was(who: str) -> Iterator[None]:
     Raises:
         Refused: If it was changed.
     """
-    around = Surroundings.now()
+    around = ProcessState.now()
     try:
         yield
     except BaseException:

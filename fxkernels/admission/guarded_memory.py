@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.dlpack import from_dlpack
+
+from ..kernels.samples import Sample, TensorSpec
 
 _LARGEST = 1 << 26
 _FENCE = 512
@@ -22,12 +25,12 @@ _NO_NUMBER = 0x80
 
 @dataclass(frozen=True, eq=False)
 class Fenced:
-    """A flat tensor with storage of its own, before and behind which lies memory that nobody may use.
+    """A flat tensor with storage of its own, before and behind which lies memory that no kernel may use.
 
     Args:
         values: The tensor.
         before: What its values were.
-        around: The memory, with the fences; None for dtypes that have no value that nobody may use.
+        around: The memory, with the fences; None for dtypes that have no value to recognise it by.
     """
 
     values: torch.Tensor
@@ -47,14 +50,14 @@ class Fenced:
         return Fenced(values.copy_(tensor), tensor, around)
 
     def is_broken(self) -> bool:
-        """Whether somebody wrote before or behind the tensor."""
+        """Whether something was written before or behind the tensor."""
         if self.around is None:
             return False
         fence = _FENCE // self.around.element_size()
         return not bool(self.around[:fence].isnan().all() & self.around[-fence:].isnan().all())
 
     def is_changed_besides(self, views: Sequence[tuple[tuple[int, ...], tuple[int, ...], int]]) -> bool:
-        """Whether somebody wrote where none of some views of it (sizes, strides, offset) has an element."""
+        """Whether something was written where none of some views of it (sizes, strides, offset) has an element."""
         if sum(math.prod(sizes) for sizes, _, _ in views) >= self.before.numel():
             return False
         changed = self.values.detach() != self.before
@@ -63,9 +66,77 @@ class Fenced:
         return bool(changed.any())
 
 
+@dataclass(frozen=True, eq=False)
+class GuardedInputs:
+    """The inputs of one run, in a copy of a sample's memory between fences.
+
+    Args:
+        sample: The sample.
+        memory: The copies of its storages.
+        values: The inputs: the layer's own tensors are leaves, others the results of a computation, as in a model.
+    """
+
+    sample: Sample
+    memory: Mapping[int, Fenced]
+    values: list[Any]
+
+    @staticmethod
+    def of(sample: Sample, *, gradient: bool) -> GuardedInputs:
+        """Copy a sample.
+
+        Args:
+            sample: The sample.
+            gradient: Whether gradients are wanted.
+        """
+        memory = {number: Fenced.copy_of(storage) for number, storage in sample.storages.items()}
+        wanted = {spec.storage for spec in sample.specs if isinstance(spec, TensorSpec) and spec.requires_grad} if gradient else set()
+        made = {n: _as_result(sample.storages[n], fenced) if n in wanted else fenced.values for n, fenced in memory.items()}
+        values = [
+            _input(spec, view, gradient) if isinstance(spec, TensorSpec) else view
+            for spec, view in zip(sample.specs, sample.views_of(made), strict=True)
+        ]
+        return GuardedInputs(sample, memory, values)
+
+    def changed_besides(self) -> list[int]:
+        """Return positions of inputs around which memory has changed, though it is in none of them."""
+        changed = {number for number, fenced in self.memory.items() if fenced.is_changed_besides(self._views_in(number))}
+        return [n for n, spec in enumerate(self.sample.specs) if isinstance(spec, TensorSpec) and spec.storage in changed]
+
+    def is_broken(self) -> bool:
+        """Whether a fence was written to."""
+        return any(fenced.is_broken() for fenced in self.memory.values())
+
+    def _views_in(self, number: int) -> list[tuple[tuple[int, ...], tuple[int, ...], int]]:
+        mine = [spec for spec in self.sample.specs if isinstance(spec, TensorSpec) and spec.storage == number]
+        return [(spec.sizes, spec.strides, spec.offset - self.sample.starts[number]) for spec in mine]
+
+
+def _input(spec: TensorSpec, view: torch.Tensor, gradient: bool) -> torch.Tensor:
+    if not (gradient and spec.requires_grad):
+        return view.detach()
+    return view.detach().requires_grad_() if spec.of_layer else view
+
+
+class _Result(torch.autograd.Function):
+    """Memory of ours as the result of a computation."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor, memory: Fenced) -> torch.Tensor:
+        return memory.values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return *gradients, None
+
+
+def _as_result(storage: torch.Tensor, memory: Fenced) -> torch.Tensor:
+    result: torch.Tensor = _Result.apply(storage.detach().requires_grad_(), memory)  # type: ignore[no-untyped-call]
+    return result
+
+
 @contextlib.contextmanager
 def uncleared_memory(device: torch.device) -> Iterator[None]:
-    """Memory that is allocated meanwhile is full of large numbers, where that can be had: zeros would hide that nobody has cleared it."""
+    """Memory that is allocated meanwhile is full of large numbers, where that can be had: zeros would hide that it was not cleared."""
     if device.type != "cpu":
         blocks = [torch.full((1 << power,), math.nan, device=device) for power in range(6, 22)]
         del blocks  # the allocator hands out again what it got back

@@ -62,7 +62,7 @@ class Verdict:
         message: What is wrong with the kernel, or why it could not be probed.
         cloned: Positions of the inputs that the kernel overwrites: it is right if it gets copies of them.
         detached: Whether no gradient flows through the kernel, though it does not say so: it is right with the reference's.
-        relaid: Positions of the outputs that the kernel lays out in memory in another way than the layer: it is right if they are copied.
+        relaid: Positions of the outputs whose strides are not the layer's: the kernel is right if they are copied.
         evidence: What was seen.
     """
 

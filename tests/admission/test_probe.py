@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_repositories import repository
-from probe_requests import request_for
+from probe_cases import probe_case_for
 
 from fxkernels.admission.probe import probe
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
 from fxkernels.builtin import builtin_repository
 from fxkernels.kernels.layer import KernelLayer, load_kernel_layer
 from fxkernels.target import Target
@@ -103,7 +103,7 @@ class Layouts:
 
 
 @st.composite
-def norm_requests(draw: Callable[..., Any]) -> Request:
+def norm_probe_cases(draw: Callable[..., Any]) -> ProbeCase:
     dtype, kernel = draw(DTYPES), load(*draw(st.sampled_from(NORMS)))
     size = draw(st.sampled_from([1, 2, 3, 8, 17, 64, 128, 1000]))
     sizes = draw(st.lists(st.sampled_from([1, 2, 3, 7, 16]), min_size=1, max_size=3))
@@ -115,11 +115,11 @@ def norm_requests(draw: Callable[..., Any]) -> Request:
     layouts = "dense gaps expanded offset" if kernel.identity.layer == "InferenceRMSNorm" else "dense transposed gaps expanded offset"
     x = Layouts(draw, dtype).tensor(*sizes, size, layouts=layouts)
     gradient = draw(st.booleans())
-    return request_for(kernel, body(dtype, eps), [x], {"weight": weight}, {"variance_epsilon": eps}, gradient=gradient)
+    return probe_case_for(kernel, body(dtype, eps), [x], {"weight": weight}, {"variance_epsilon": eps}, gradient=gradient)
 
 
 @st.composite
-def rotary_requests(draw: Callable[..., Any]) -> Request:
+def rotary_probe_cases(draw: Callable[..., Any]) -> ProbeCase:
     dtype, kernel = draw(DTYPES), load(*draw(st.sampled_from(ROTARIES)))
     batch, heads, groups, length, size = (draw(st.sampled_from(choices)) for choices in ([1, 2], [1, 4], [1, 2], [1, 5, 16], [2, 8, 64]))
     layouts = Layouts(draw, dtype)
@@ -133,7 +133,7 @@ def rotary_requests(draw: Callable[..., Any]) -> Request:
         q, k = (q.transpose(1, 2), k.transpose(1, 2)) if unsqueeze_dim == 1 else (q, k)
     else:
         q, k = (_heads(layouts, draw, batch, count, length, size, unsqueeze_dim, kinds) for count in (heads, groups))
-    return request_for(kernel, rotary(size), [q, k, cos, sin, unsqueeze_dim], gradient=draw(st.booleans()))
+    return probe_case_for(kernel, rotary(size), [q, k, cos, sin, unsqueeze_dim], gradient=draw(st.booleans()))
 
 
 def _heads(layouts, draw, batch, heads, length, size, unsqueeze_dim, kind):
@@ -143,12 +143,12 @@ def _heads(layouts, draw, batch, heads, length, size, unsqueeze_dim, kind):
 
 
 @st.composite
-def activation_requests(draw: Callable[..., Any]) -> Request:
+def activation_cases(draw: Callable[..., Any]) -> ProbeCase:
     dtype, kernel = draw(DTYPES), load(*draw(st.sampled_from(ACTIVATIONS)))
     size = draw(st.sampled_from([2, 6, 32, 258]))
     sizes = draw(st.lists(st.sampled_from([1, 2, 5]), min_size=1, max_size=3))
     x = Layouts(draw, dtype).tensor(*sizes, size, layouts="dense transposed offset")
-    return request_for(kernel, silu_and_mul(size), [x], gradient=draw(st.booleans()))
+    return probe_case_for(kernel, silu_and_mul(size), [x], gradient=draw(st.booleans()))
 
 
 def quickly(examples: int):
@@ -156,28 +156,30 @@ def quickly(examples: int):
 
 
 @quickly(240)
-@given(norm_requests())
-def test_a_correct_norm_is_admitted(request: Request) -> None:
-    verdict = probe(request)
+@given(norm_probe_cases())
+def test_a_correct_norm_is_admitted(case: ProbeCase) -> None:
+    verdict = probe(case)
     assert verdict.result == "admitted", verdict
 
 
 @quickly(180)
-@given(rotary_requests())
-def test_a_correct_rotary_embedding_is_admitted(request: Request) -> None:
-    verdict = probe(request)
+@given(rotary_probe_cases())
+def test_a_correct_rotary_embedding_is_admitted(case: ProbeCase) -> None:
+    verdict = probe(case)
     assert verdict.result == "admitted", verdict
 
 
 @quickly(120)
-@given(activation_requests())
-def test_a_correct_activation_is_admitted(request: Request) -> None:
-    verdict = probe(request)
+@given(activation_cases())
+def test_a_correct_activation_is_admitted(case: ProbeCase) -> None:
+    verdict = probe(case)
     assert verdict.result == "admitted", verdict
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_correct_norm_of_many_rows_is_admitted(dtype: torch.dtype) -> None:
     x, weight = torch.empty(8192, 64, dtype=dtype).requires_grad_(), torch.empty(64, dtype=dtype).requires_grad_()
-    verdict = probe(request_for(load("builtin", "RMSNorm"), llama_norm(dtype, 1e-6), [x], {"weight": weight}, {"variance_epsilon": 1e-6}))
+    verdict = probe(
+        probe_case_for(load("builtin", "RMSNorm"), llama_norm(dtype, 1e-6), [x], {"weight": weight}, {"variance_epsilon": 1e-6})
+    )
     assert verdict.result == "admitted", verdict

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 import torch
 
-from fxkernels.admission.memory import Fenced, shared_memory, uncleared_memory
+from fxkernels.admission.guarded_memory import Fenced, shared_memory, uncleared_memory
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -1,4 +1,4 @@
-"""Requests for the kernels under ``tests/kernels/hazard*``: one call for each, in which what is wrong with it shows."""
+"""Probe cases for the kernels under ``tests/kernels/hazard*``: one call for each, in which what is wrong with it shows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from kernel_repositories import repository
-from probe_requests import request_for
+from probe_cases import probe_case_for
 
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
 from fxkernels.kernels.layer import KernelLayer, load_kernel_layer
 from fxkernels.target import Target
 
@@ -33,15 +33,15 @@ def hazard(name: str, device: str = "cpu") -> KernelLayer:
     return kernel
 
 
-def norm_request(
+def norm_probe_case(
     layer: str,
     dtype: torch.dtype = torch.float32,
     *sizes: int,
     weight_dtype: torch.dtype | None = None,
     centred: bool = False,
     **given: Any,
-) -> Request:
-    """Return the request for a norm in training, with gradients for the input and the weight.
+) -> ProbeCase:
+    """Return the case for a norm in training, with gradients for the input and the weight.
 
     Args:
         layer: See `hazard`.
@@ -49,7 +49,7 @@ def norm_request(
         sizes: The input's sizes.
         weight_dtype: The weight's dtype, if another.
         centred: Whether the layer subtracts the mean.
-        given: ``x`` for the input, ``device``, and what `request_for` takes.
+        given: ``x`` for the input, ``device``, and what `probe_case_for` takes.
     """
     sizes = sizes or (2, 16, 64)
     device = given.pop("device", "cpu")
@@ -63,11 +63,11 @@ def norm_request(
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
         return weight * wide.to(dtype)
 
-    return request_for(hazard(layer, device), norm, [x], {"weight": weight}, {"variance_epsilon": EPS}, **{"training": True, **given})
+    return probe_case_for(hazard(layer, device), norm, [x], {"weight": weight}, {"variance_epsilon": EPS}, **{"training": True, **given})
 
 
-def rotary_request(layer: str, unsqueeze_dim: int = 1, heads: tuple[int, int] = (4, 2), **given: Any) -> Request:
-    """Return the request for a rotary embedding of queries and keys that are transposed views, as in a model."""
+def rotary_probe_case(layer: str, unsqueeze_dim: int = 1, heads: tuple[int, int] = (4, 2), **given: Any) -> ProbeCase:
+    """Return the case for a rotary embedding of queries and keys that are transposed views, as in a model."""
     q, k = (torch.empty(2, 16, count, 8) for count in heads)
     if unsqueeze_dim == 1:
         q, k = q.transpose(1, 2), k.transpose(1, 2)
@@ -81,4 +81,4 @@ def rotary_request(layer: str, unsqueeze_dim: int = 1, heads: tuple[int, int] = 
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
         return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
-    return request_for(hazard(layer), rotary, [q, k, cos, sin, unsqueeze_dim], **{"gradient": False, **given})
+    return probe_case_for(hazard(layer), rotary, [q, k, cos, sin, unsqueeze_dim], **{"gradient": False, **given})

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hazard_requests import hazard, norm_request
-from probe_requests import request_for
+from hazard_probe_cases import hazard, norm_probe_case
+from probe_cases import probe_case_for
 
 from fxkernels.admission import Admitted, admit, verification
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
 from fxkernels.passes.miss import Miss
 
 
-def unprobeable() -> Request:
+def unprobeable() -> ProbeCase:
     """A layer that returns no finite number for any random input."""
-    return request_for(hazard("hazard-twins:RMSNorm"), lambda x: x * float("nan"), [torch.empty(2, 3)], gradient=False)
+    return probe_case_for(hazard("hazard-twins:RMSNorm"), lambda x: x * float("nan"), [torch.empty(2, 3)], gradient=False)
 
 
 def test_probing_is_the_default() -> None:
@@ -36,7 +36,7 @@ def test_an_unknown_word_is_an_error_that_lists_the_known_ones(monkeypatch: pyte
 
 
 def test_without_verification_a_wrong_kernel_is_used_and_called_unverified() -> None:
-    found = admit(norm_request("hazard-5-cut-gradient:IdentityGradient"), verify="off")
+    found = admit(norm_probe_case("hazard-5-cut-gradient:IdentityGradient"), verify="off")
     assert isinstance(found, Admitted)
     assert str(found) == "unverified"
 
