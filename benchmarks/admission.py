@@ -17,21 +17,26 @@ import click
 import torch
 from measure import compare, per_call, print_row
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the kernel repositories and layers of the tests
 
-from hazard_requests import norm_request
+from hazard_probe_cases import norm_probe_case
 from kernel_repositories import repository
 from layers import Stack
 
 import fxkernels
 from fxkernels.admission import Admitted, admit, forget_verdicts
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
 from fxkernels.admission.worker import WORKER
 from fxkernels.backend import HubKernels
-from fxkernels.passes.constraints import Facts, TensorFacts, check, parse
+from fxkernels.constraints import parse
+from fxkernels.constraints.call_facts import CallFacts
+from fxkernels.constraints.gate import check_conditions
 from fxkernels.passes.layer_call import LayerCall
 from fxkernels.passes.markers import erase_markers, find_marked_calls
+from fxkernels.target import Target
 
 CORRECT = "hazard-twins:RMSNorm"
 SIZES = {"128 elements": (2, 8, 8), "1M elements": (1024, 1024), "8192x1024": (8192, 1024)}
@@ -52,9 +57,9 @@ def seconds_of(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def admitted(request: Request) -> None:
+def admitted(case: ProbeCase) -> None:
     """Ask for admission, and make sure of it."""
-    found = admit(request, verify="probe")
+    found = admit(case, verify="probe")
     if not (isinstance(found, Admitted) and found.how == "probed"):
         raise click.ClickException(f"expected the kernel to be admitted: {found}")
 
@@ -86,17 +91,17 @@ def probe(runs: int) -> None:
     """A probe in a process that runs, forward and backward, against one forward and backward of the layer. At most a second."""
     for size, sizes in SIZES.items():
         for dtype in (torch.float32, torch.bfloat16):
-            request = norm_request(CORRECT, dtype, *sizes)
+            case = norm_probe_case(CORRECT, dtype, *sizes)
 
-            def probed(request: Request = request) -> None:
+            def probed(case: ProbeCase = case) -> None:
                 forget_verdicts()
                 os.environ["FXKERNELS_CACHE"] = tempfile.mkdtemp()
-                admitted(request)
+                admitted(case)
 
             x, weight = (torch.ones(*size, dtype=dtype, requires_grad=True) for size in (sizes, sizes[-1:]))
 
-            def layer(request: Request = request, x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
-                request.reference(x, weight)[0].sum().backward()
+            def layer(case: ProbeCase = case, x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
+                case.reference(x, weight)[0].sum().backward()
 
             probed()  # starts the child, and compiles what a kernel compiles
             sides = {"probe": partial(seconds_of, probed), "layer": partial(seconds_of, layer)}
@@ -107,14 +112,14 @@ def probe(runs: int) -> None:
 @click.option("--runs", default=5, show_default=True)
 def record(runs: int) -> None:
     """Admission by a record on disk, as in a new process, and by what this process knows. At most a millisecond for each form of call."""
-    request = norm_request(CORRECT)
-    admitted(request)
+    case = norm_probe_case(CORRECT)
+    admitted(case)
 
     def anew() -> None:
         forget_verdicts()
-        admitted(request)
+        admitted(case)
 
-    sides = {"record": per_call(anew), "memory": per_call(partial(admitted, request))}
+    sides = {"record": per_call(anew), "memory": per_call(partial(admitted, case))}
     print_row(compare("admission of a known form of call", sides, runs))
 
 
@@ -156,13 +161,19 @@ def call(blocks: int, runs: int) -> None:
 @main.command()
 @click.option("--runs", default=5, show_default=True)
 def constraint(runs: int) -> None:
-    """Six constraints checked for one call, parsed before or anew. At most a millisecond."""
-    tensor = TensorFacts(torch.bfloat16, (4, 128, 4096), (128 * 4096, 4096, 1))
-    facts = Facts({"x": tensor}, {"weight": TensorFacts(torch.bfloat16, (4096,), (1,))})
-    parsed = [parse(text.replace("weight", "self.weight")) for text in CONSTRAINTS]
-    texts = [text.replace("weight", "self.weight") for text in CONSTRAINTS]
-    sides = {"from text": per_call(lambda: check(texts, facts)), "parsed": per_call(lambda: check(parsed, facts))}
-    print_row(compare(f"{len(texts)} constraints on one call", sides, runs))
+    """Six constraints checked for one call, with sizes that are static and with a dynamic one. At most a millisecond."""
+    conditions = [parse(text.replace("weight", "self.weight")) for text in CONSTRAINTS]
+    kernel = repository("norms", "RMSNorm").load_for(Target.of_machine("cpu"))
+    weight = torch.empty(4096, dtype=torch.bfloat16)
+    static = torch.empty(4, 128, 4096, dtype=torch.bfloat16)
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC, DimDynamic.STATIC, DimDynamic.DYNAMIC])
+    dynamic = FakeTensorMode(shape_env=ShapeEnv()).from_tensor(static, symbolic_context=context)
+
+    def check(x: torch.Tensor) -> object:
+        return check_conditions(kernel, conditions, CallFacts({"x": x}, {"weight": weight}))
+
+    sides = {"static": per_call(partial(check, static)), "dynamic": per_call(partial(check, dynamic))}
+    print_row(compare(f"{len(conditions)} constraints on one call", sides, runs))
 
 
 if __name__ == "__main__":

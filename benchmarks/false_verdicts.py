@@ -24,7 +24,7 @@ from fxkernels.admission.probe import probe  # noqa: E402
 
 def became(variant: Variant) -> str:
     with contextlib.redirect_stdout(sys.stderr):  # some of them print
-        verdict = probe(variant.request())
+        verdict = probe(variant.case())
     if verdict.code is not None:
         return "refused"
     return REPAIRED if verdict.cloned or verdict.relaid else "admitted"

@@ -18,7 +18,7 @@ from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
 from .compositions import compositions, names_of_atoms
-from .constrained import OnDepends
+from .constraints.gate import OnDepends
 from .dump import dump_in_environment
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback

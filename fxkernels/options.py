@@ -10,7 +10,7 @@ from typing import Any, get_args
 from .admission import Verify, verification
 from .candidates import Chooser
 from .capture import _torch
-from .constrained import OnDepends
+from .constraints.gate import OnDepends
 from .device import Device
 from .fallback import KernelizeFallback
 from .fuel import Fuel, fuel_in_environment

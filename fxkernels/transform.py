@@ -16,7 +16,7 @@ from .backend import HubKernels
 from .capture.clone import clone_module
 from .capture.dynamo import KERNELIZED
 from .capture.symbolic import trace_exactly
-from .constrained import OnDepends
+from .constraints.gate import OnDepends
 from .dry_run import dry_run
 from .errors import CaptureError
 from .fallback import KernelizeFallback

@@ -1,21 +1,23 @@
-"""Random constraints, and random calls of which all or only a part is known, for the property tests of `passes/constraints`."""
+"""Random constraints, and random calls with dynamic sizes, for the property tests of `fxkernels/constraints`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import sympy
 import torch
 from hypothesis import strategies as st
+from torch._dynamo.source import ConstantSource
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
-from fxkernels.passes.constraints import Condition, Facts, Opaque, TensorFacts
-from fxkernels.passes.constraints.expression import (
+from fxkernels.constraints.call_facts import CallFacts, Symbols, TensorFacts
+from fxkernels.constraints.expression import (
     And,
     Arithmetic,
     Compare,
+    Condition,
     Function,
     Implies,
     Literal,
@@ -23,11 +25,11 @@ from fxkernels.passes.constraints.expression import (
     Member,
     Not,
     Or,
+    Question,
     Reference,
     TargetFact,
     Term,
 )
-from fxkernels.passes.constraints.expression import Test as Question
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 RANKS = {Reference(("x",)): 2, Reference(("y",)): 3, Reference(("weight",)): 1, Reference(("bias",)): 1, Reference(("pair", 0)): 1}
@@ -75,21 +77,53 @@ conditions: st.SearchStrategy[Condition] = st.recursive(atoms, _joined, max_leav
 
 # --- calls -------------------------------------------------------------------------------------------------------------------------------
 
-_A = sympy.Symbol("a", integer=True, positive=True)
-_B = sympy.Symbol("b", integer=True, nonnegative=True)
-_C = sympy.Symbol("c", integer=True)
-SYMBOLS = (_A, _B, _C)
-EXPRESSIONS = [*SYMBOLS, 8 * _A, 8 * _B + 4, _A * _B, _A + _C, 2 * _C + 1, sympy.Mod(_B, 4), sympy.Max(_A, 5), _A * (_B + 1), (_C + 1) * 16]
 FIXED = [0, 1, 2, 8, 64, 100]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call twice: with expressions where its sizes are dynamic, and with the values that they have."""
+    """One call with dynamic sizes, and the same with numbers.
 
-    facts: Facts
-    values: dict[sympy.Symbol, int]
-    concrete: Facts
+    Args:
+        facts: The call as it is captured.
+        concrete: The call with the sizes with which it is captured.
+        other: Values for its symbols that the capture allows as well.
+    """
+
+    facts: CallFacts
+    concrete: CallFacts
+    other: Symbols
+
+
+@dataclass
+class _Sizes:
+    """Dynamic sizes of one capture, of which it knows a range or a divisor.
+
+    Args:
+        random: Where everything is chosen.
+    """
+
+    random: Random
+    environment: ShapeEnv = field(default_factory=ShapeEnv)
+    other: dict[Any, int] = field(default_factory=dict)
+
+    def dynamic(self, name: str) -> Any:
+        """Return a size, from 2 on as Dynamo's dynamic sizes are."""
+        divisor = self.random.choice([1, 1, 8])
+        value, other = (divisor * self.random.randint(2, 14) for _ in range(2))
+        source = ConstantSource(name)
+        symbol = self.environment.create_symbol(value, source, DimDynamic.DYNAMIC)
+        size = self.environment.create_symintnode(symbol, hint=value, source=source)
+        self.other[symbol] = other
+        low, high = min(value, other), max(value, other)
+        known = [size % divisor == 0, size >= low - self.random.randint(0, 9), size <= high + self.random.randint(1, 99)]
+        assert all(self.random.choice([True, bool(fact)]) for fact in known)
+        return size
+
+    def expressions(self) -> list[Any]:
+        """Return sizes as captured graphs have them."""
+        a, b, c = map(self.dynamic, "abc")
+        return [a, b, c, 8 * a, 8 * b + 4, a * b, a + c, 2 * c + 1, b % 4, torch.sym_max(a, 5), a * (b + 1), (c + 1) * 16, c - 2, a // 2]
 
 
 @st.composite
@@ -97,22 +131,17 @@ def calls(draw: st.DrawFn) -> Call:
     # One draw and then `random`: a call has so many parts that drawing each took a tenth of a second. Conditions shrink, calls do not.
     random = Random(draw(st.integers(0, 2**32)))
     choose = random.choice
-    values, ranges, multiples = {}, {}, {}
-    for symbol in SYMBOLS:
-        divisor = choose([1, 1, 8])
-        value = values[symbol] = divisor * random.randint(symbol is _A, 12)
-        ranges[symbol] = (choose([None, max(value - random.randint(0, 99), 0)]), choose([None, value + random.randint(0, 99)]))
-        if divisor > 1:
-            multiples[symbol] = divisor
+    sizes = _Sizes(random)
+    expressions = sizes.expressions()
 
     def tensor(rank: int) -> TensorFacts:
-        shape = tuple(choose([*EXPRESSIONS, *FIXED]) for _ in range(rank))
+        shape = tuple(choose([*expressions, *FIXED]) for _ in range(rank))
         dense = tuple(math.prod(shape[index + 1 :]) for index in range(rank))
         return TensorFacts(choose(DTYPES), shape, choose([dense, dense, dense[::-1], shape]), "cpu", choose([True, False]))
 
     def known(value: Any) -> Any:
-        if isinstance(value, sympy.Expr):
-            return int(value.subs(values))
+        if isinstance(value, torch.SymInt):
+            return int(value.node.expr.subs(sizes.environment.backed_var_to_val))
         if isinstance(value, TensorFacts):
             return TensorFacts(value.dtype, known(value.shape), known(value.stride), value.device, value.requires_grad)
         return tuple(map(known, value)) if isinstance(value, tuple) else value
@@ -120,13 +149,14 @@ def calls(draw: st.DrawFn) -> Call:
     arguments = {
         "x": tensor(2),
         "y": tensor(3),
-        "bias": choose([None, Opaque("Cache"), tensor(1), tensor(1)]),
+        "bias": choose([None, object(), tensor(1), tensor(1)]),
         "pair": choose([None, (tensor(1), tensor(1))]),
-        "count": choose([*EXPRESSIONS, 2, None]),
+        "count": choose([*expressions, 2, None]),
         "causal": choose([True, False]),
+        "batch": expressions[0],
     }
     attributes = {"weight": tensor(1), "eps": 1e-5}
     fixed: dict[str, Any] = {"training": choose([True, False]), "triton": choose([None, "3.4.0", "3.4"])}
-    facts = Facts(arguments, attributes, ranges=ranges, divisors=multiples, **fixed)
-    concrete = Facts({k: known(v) for k, v in arguments.items()}, {k: known(v) for k, v in attributes.items()}, **fixed)
-    return Call(facts, values, concrete)
+    facts = CallFacts(arguments, attributes, **fixed)
+    concrete = CallFacts({k: known(v) for k, v in arguments.items()}, {k: known(v) for k, v in attributes.items()}, **fixed)
+    return Call(facts, concrete, sizes.other)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hazard_requests import hazard, norm_request, rotary_request
-from probe_requests import request_for
+from hazard_probe_cases import hazard, norm_probe_case, rotary_probe_case
+from probe_cases import probe_case_for
 
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
 
 REPAIRED = "repaired"
 """In the place of a miss code: the kernel is right with copies of what it overwrites."""
@@ -24,12 +24,12 @@ class Variant:
 
     Args:
         name: The kernel layer, and what is special about the call.
-        request: Makes the request.
+        case: Makes the case.
         becomes: The miss code, or `REPAIRED`.
     """
 
     name: str
-    request: Callable[[], Request]
+    case: Callable[[], ProbeCase]
     becomes: str
 
     def __str__(self) -> str:
@@ -41,14 +41,14 @@ def _norms(becomes: str, layers: str, note: str = "", **given: Any) -> Iterator[
         yield Variant(f"{layer} {note}".strip(), partial(_norm, layer, given), becomes)
 
 
-def _norm(layer: str, given: dict[str, Any]) -> Request:
+def _norm(layer: str, given: dict[str, Any]) -> ProbeCase:
     given = dict(given)
-    return norm_request(layer, given.pop("dtype", torch.float32), *given.pop("sizes", ()), **given)
+    return norm_probe_case(layer, given.pop("dtype", torch.float32), *given.pop("sizes", ()), **given)
 
 
 def _rotaries(becomes: str, layers: str, **given: Any) -> Iterator[Variant]:
     for layer in layers.split():
-        yield Variant(layer, partial(rotary_request, layer, **given), becomes)
+        yield Variant(layer, partial(rotary_probe_case, layer, **given), becomes)
 
 
 _BF16 = torch.bfloat16
@@ -140,35 +140,37 @@ def _outputs() -> Iterator[Variant]:
 # --- layers of other kinds ----------------------------------------------------------------------------------------------------------------
 
 
-def _masked_attention() -> Request:
+def _masked_attention() -> ProbeCase:
     def attention(x, mask):
         return torch.softmax((x @ x.transpose(-1, -2)).masked_fill(~mask, -1e4), -1) @ x
 
-    return request_for(hazard("IgnoresTheMask"), attention, [torch.empty(2, 8, 16), torch.ones(2, 8, 8, dtype=torch.bool)], gradient=False)
+    return probe_case_for(
+        hazard("IgnoresTheMask"), attention, [torch.empty(2, 8, 16), torch.ones(2, 8, 8, dtype=torch.bool)], gradient=False
+    )
 
 
-def _embedding() -> Request:
+def _embedding() -> ProbeCase:
     positions, weight = torch.zeros(2, 5, dtype=torch.int64), torch.empty(11, 4).requires_grad_()
-    return request_for(hazard("TakesPositionsInOrder"), lambda p, w: F.embedding(p, w), [positions], {"weight": weight}, gradient=False)
+    return probe_case_for(hazard("TakesPositionsInOrder"), lambda p, w: F.embedding(p, w), [positions], {"weight": weight}, gradient=False)
 
 
-def _stopped_output() -> Request:
+def _stopped_output() -> ProbeCase:
     x = torch.empty(3, 4).requires_grad_()
-    return request_for(hazard("LetsGradientThrough"), lambda x: (x.detach() * 2, x * 3), [x], training=True)
+    return probe_case_for(hazard("LetsGradientThrough"), lambda x: (x.detach() * 2, x * 3), [x], training=True)
 
 
-def _frozen_weight() -> Request:
+def _frozen_weight() -> ProbeCase:
     x, weight = (torch.empty(sizes).requires_grad_() for sizes in ((3, 4), (4,)))
-    return request_for(hazard("GradientForFrozen"), lambda x, w: x * w.detach(), [x], {"weight": weight}, training=True)
+    return probe_case_for(hazard("GradientForFrozen"), lambda x, w: x * w.detach(), [x], {"weight": weight}, training=True)
 
 
-def _gated() -> Request:
+def _gated() -> ProbeCase:
     x = torch.empty(3, 16).requires_grad_()
-    return request_for(hazard("SwapsHalves"), lambda x: F.silu(x[..., :8]) * x[..., 8:], [x], training=True)
+    return probe_case_for(hazard("SwapsHalves"), lambda x: F.silu(x[..., :8]) * x[..., 8:], [x], training=True)
 
 
-def _gelu() -> Request:
-    return request_for(hazard("TanhGelu"), lambda x: F.gelu(x), [torch.empty(3, 16).requires_grad_()], training=True)
+def _gelu() -> ProbeCase:
+    return probe_case_for(hazard("TanhGelu"), lambda x: F.gelu(x), [torch.empty(3, 16).requires_grad_()], training=True)
 
 
 VARIANTS: tuple[Variant, ...] = (
@@ -187,8 +189,8 @@ VARIANTS: tuple[Variant, ...] = (
 )
 
 TWINS: tuple[Variant, ...] = tuple(
-    Variant(f"{name} {number}", request, "admitted")
-    for name, requests in {
+    Variant(f"{name} {number}", case, "admitted")
+    for name, cases in {
         "RMSNorm": [
             partial(_norm, "hazard-twins:RMSNorm", given)
             for dtype in (torch.float32, _BF16, torch.float16)
@@ -207,13 +209,13 @@ TWINS: tuple[Variant, ...] = tuple(
         ]
         + [partial(_norm, "hazard-twins:RMSNorm", {"x": x}) for x in (_APART, _EXPANDED, _TRANSPOSED)],
         "rotary": [
-            partial(rotary_request, "hazard-twins:rotary_pos_emb", unsqueeze_dim, heads, gradient=gradient)
+            partial(rotary_probe_case, "hazard-twins:rotary_pos_emb", unsqueeze_dim, heads, gradient=gradient)
             for unsqueeze_dim in (1, 2)
             for heads in ((4, 2), (4, 4))
             for gradient in (False, True)
         ],
         "Prints": [partial(_norm, "Prints", {})],
     }.items()
-    for number, request in enumerate(requests)
+    for number, case in enumerate(cases)
 )
 """Calls of the same kinds, with kernels that have nothing wrong: printing is no sin."""

@@ -29,14 +29,15 @@ ROOMS: tuple[str, ...] = (
     "cache_directory",
     "byte_code",
     # what a kernel is, and where it comes from
+    "_torch",
     "kernels",
+    "constraints",
     "hub",
     "builtin",
     "fusion",
     "fusions",
     # what is known of a model's calls, and of a kernel for one of them
     "capture",
-    "constrained",
     "admission",
     "selection",
     "candidates",
@@ -289,5 +290,6 @@ def is_private_torch(name: str) -> bool:
 
 
 def room_of(module: str) -> str:
-    """The file or folder of fxkernels/ that a module is in; ``__init__`` for the package itself."""
-    return module.split(".")[1] if "." in module else "__init__"
+    """The file or folder of fxkernels/ that a module is in; ``__init__`` for the package itself. capture/_torch/ is a room of its own."""
+    parts = module.split(".")
+    return "_torch" if parts[1:3] == ["capture", "_torch"] else parts[1] if len(parts) > 1 else "__init__"

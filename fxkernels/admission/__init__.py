@@ -1,14 +1,14 @@
-"""No kernel is trusted on its word: before one is used for a form of call, it is probed on random tensors of the call's own kind.
+"""A kernel is not trusted on its word: before one is used for a form of call, it is probed on random tensors like the call's.
 
-`request` is what has to be shown. `probe` shows it: `rounds` and `gradients` run the kernel (`running`) on `samples`, beside the exact
-results (`truth`, by `wide`), as near as `tolerances` say. That happens in a child process (`worker`, `child`, reached through `wire`), and
-what came of it is an `evidence.Verdict`, kept on disk by `records` under a `key`. `admit` is the gate that all this is for.
+`probe_case` is the input: a kernel and a form of call. `probe` runs its `checks`, forward and backward (`gradients`): the `runner` runs
+the kernel in `guarded_memory` and watches the `process_state`; the `oracle` has the exact results, and `tolerances` how near a kernel has
+to come. That happens in a child process (`worker`, reached through `wire`). The outcome is a `verdict`, kept on disk by `records`. `admit`
+is the gate that all this is for.
 
-What does not live here: how a kernel enters a graph (`kernels/lowering`), and what a call is (`passes`).
+What does not live here: how a kernel enters a graph (`kernels/lowering`), what a call is (`passes`), random tensors (`kernels/samples`).
 """
 
-from .admit import Admitted, admit, forget_verdicts, known
-from .request import Request
-from .verify import VARIABLE, Verify, verification
+from .admit import VARIABLE, Admitted, Verify, admit, forget_verdicts, known, verification
+from .probe_case import ProbeCase
 
-__all__ = ["VARIABLE", "Admitted", "Request", "Verify", "admit", "forget_verdicts", "known", "verification"]
+__all__ = ["VARIABLE", "Admitted", "ProbeCase", "Verify", "admit", "forget_verdicts", "known", "verification"]

@@ -5,22 +5,43 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..passes.miss import Miss
 from . import records
-from .evidence import Verdict
-from .key import key_of
 from .probe import probe
-from .request import Request
-from .verify import verification
+from .probe_case import ProbeCase
+from .verdict import Verdict
 from .wire import CannotBeSent, to_bytes
 from .worker import WORKER, CannotStart, Died
 
 _log = logging.getLogger("fxkernels")
 
+Verify = Literal["off", "probe", "strict"]
+"""``"off"``: nothing; reports then say `unverified`. ``"probe"``: what can be probed. ``"strict"``: what cannot be probed is not used."""
+
+VARIABLE = "FXKERNELS_VERIFY"
+"""The environment variable that says it where no argument does."""
+
 TIMEOUT_VARIABLE = "FXKERNELS_PROBE_TIMEOUT"
 _TIMEOUT = 120.0
+
+
+def verification(argument: str | None = None) -> Verify:
+    """Return what applies: the argument, else the environment variable, else ``"probe"``.
+
+    Args:
+        argument: What the caller was given as ``verify=``.
+
+    Raises:
+        ValueError: If it is none of `Verify`.
+    """
+    said = argument if argument is not None else os.environ.get(VARIABLE) or "probe"
+    for mode in get_args(Verify):
+        if said == mode:
+            return mode  # type: ignore[no-any-return] # get_args forgets the type
+    source = "verify=" if argument is not None else f"the environment variable {VARIABLE}="
+    raise ValueError(f"{source}{said!r} is not one of {', '.join(map(repr, get_args(Verify)))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +49,11 @@ class Admitted:
     """A kernel that may be used.
 
     Args:
-        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (nobody asked for it).
+        how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (verification is off).
         reason: Why it is unprobed, or which help a probed kernel needs, as a sentence; else empty.
         cloned: Positions of the inputs of which it has to get copies, since it overwrites them.
         detached: Whether no gradient flows through it: the reference's has to be recomputed.
-        relaid: Positions of the outputs that it lays out in memory in another way than the layer: they have to be copied.
+        relaid: Positions of the outputs whose strides are not the layer's: they have to be copied.
         evidence: What the probe has seen.
         key: The key of the record.
         ranges: For each dynamic size, the smallest and the largest that were probed.
@@ -51,13 +72,13 @@ class Admitted:
         return f"{self.how}: {self.reason}" if self.reason else self.how
 
 
-def admit(request: Request | str, *, verify: str | None = None, timeout: float | None = None) -> Admitted | Miss:
+def admit(case: ProbeCase | str, *, verify: str | None = None, timeout: float | None = None) -> Admitted | Miss:
     """Return how a kernel may be used for a call, or the miss that says what it got wrong.
 
     What was found out before, in this process or another, is not found out again.
 
     Args:
-        request: What is to be shown, or the phrase that says why nobody can ask for it (see `Request.of`).
+        case: The kernel and the form of call, or the phrase that says why it cannot be probed (see `ProbeCase.of`).
         verify: ``"off"``, ``"probe"`` or ``"strict"``, else what ``FXKERNELS_VERIFY`` says, else ``"probe"``.
         timeout: Seconds that a probe may take, else what ``FXKERNELS_PROBE_TIMEOUT`` says, else 120.
 
@@ -68,24 +89,24 @@ def admit(request: Request | str, *, verify: str | None = None, timeout: float |
     if mode == "off":
         return Admitted("unverified")
     strict = mode == "strict"
-    if isinstance(request, str):
-        return _judged(None, Verdict.unprobed(request), None, strict)
-    key = key_of(request)
-    verdict = _known(key, request)
+    if isinstance(case, str):
+        return _admission_of(None, Verdict.unprobed(case), None, strict)
+    key = records.key_of(case)
+    verdict = _known(key, case)
     if verdict is None:
         from ..capture import _torch  # not at the top: the child process imports this package, and Dynamo takes longer than all the rest
 
         limit = _timeout(timeout)
-        verdict = _torch.run_for_real(lambda: _probed(request, limit, strict), [request.device])
-        _keep(key, request, verdict)
-    return _judged(request, verdict, key, strict)
+        verdict = _torch.run_for_real(lambda: _probed(case, limit, strict), [case.device])
+        _keep(key, case, verdict)
+    return _admission_of(case, verdict, key, strict)
 
 
-def known(request: Request | str, *, verify: str | None = None) -> Admitted | Miss | None:
+def known(case: ProbeCase | str, *, verify: str | None = None) -> Admitted | Miss | None:
     """Return what `admit` would answer without probing anything, or None if only a probe could tell.
 
     Args:
-        request: As for `admit`.
+        case: As for `admit`.
         verify: As for `admit`.
 
     Raises:
@@ -94,11 +115,11 @@ def known(request: Request | str, *, verify: str | None = None) -> Admitted | Mi
     mode = verification(verify)
     if mode == "off":
         return Admitted("unverified")
-    if isinstance(request, str):
-        return _judged(None, Verdict.unprobed(request), None, mode == "strict")
-    key = key_of(request)
-    verdict = _known(key, request)
-    return _judged(request, verdict, key, mode == "strict") if verdict is not None else None
+    if isinstance(case, str):
+        return _admission_of(None, Verdict.unprobed(case), None, mode == "strict")
+    key = records.key_of(case)
+    verdict = _known(key, case)
+    return _admission_of(case, verdict, key, mode == "strict") if verdict is not None else None
 
 
 def forget_verdicts() -> None:
@@ -110,59 +131,59 @@ _VERDICTS: dict[tuple[str, str], Verdict] = {}
 """What this process knows, by records directory and key."""
 
 
-def _known(key: str | None, request: Request) -> Verdict | None:
+def _known(key: str | None, case: ProbeCase) -> Verdict | None:
     if key is None:
         return None
     place = (str(records.records_directory()), key)
     if place not in _VERDICTS:
-        record = records.read(key, records.places_for(request.kernel))
+        record = records.read(key, records.places_for(case.kernel))
         if record is None:
             return None
         _VERDICTS[place] = record.verdict
     return _VERDICTS[place]
 
 
-def _keep(key: str | None, request: Request, verdict: Verdict) -> None:
+def _keep(key: str | None, case: ProbeCase, verdict: Verdict) -> None:
     if key is None or verdict.result == "unprobed":  # the next attempt may succeed
         return
     _VERDICTS[(str(records.records_directory()), key)] = verdict
-    records.write(records.Record.of(key, request, verdict))
+    records.write(records.Record.of(key, case, verdict))
 
 
-def _probed(request: Request, limit: float, strict: bool) -> Verdict:
+def _probed(case: ProbeCase, limit: float, strict: bool) -> Verdict:
     """Probe the kernel in the child; here only if it cannot exist there."""
     try:
-        answer = WORKER.ask(to_bytes(request), limit)
+        answer = WORKER.ask(to_bytes(case), limit)
     except CannotBeSent as error:
-        return _probed_here(request, str(error), strict)
+        return _probed_here(case, str(error), strict)
     except CannotStart as error:
-        return _probed_here(request, f"no process can be started: {error}", strict)
+        return _probed_here(case, f"no process can be started: {error}", strict)
     if isinstance(answer, Died):
         code = "timeout" if answer.timed_out else "crash"
         return Verdict.refused(Miss(code, "{how}", {"how": answer.how}), {"output": answer.output})
     if "cannot" in answer:
-        return _probed_here(request, str(answer["cannot"]), strict)
+        return _probed_here(case, str(answer["cannot"]), strict)
     return Verdict.from_dict(answer["verdict"])
 
 
-def _probed_here(request: Request, reason: str, strict: bool) -> Verdict:
+def _probed_here(case: ProbeCase, reason: str, strict: bool) -> Verdict:
     if strict:
         return Verdict.unprobed(f"it cannot be probed in a process of its own: {reason}")
-    _log.debug("%s is probed in this process: %s", request.kernel.identity, reason)
-    verdict = probe(request)
+    _log.debug("%s is probed in this process: %s", case.kernel.identity, reason)
+    verdict = probe(case)
     verdict.evidence.setdefault("notes", []).append(f"probed in the user's process: {reason}")
     return verdict
 
 
-def _judged(request: Request | None, verdict: Verdict, key: str | None, strict: bool) -> Admitted | Miss:
+def _admission_of(case: ProbeCase | None, verdict: Verdict, key: str | None, strict: bool) -> Admitted | Miss:
     if verdict.result == "admitted":
-        ranges = request.ranges if request is not None else ()
+        ranges = case.ranges if case is not None else ()
         repairs = "; ".join(verdict.evidence.get("repairs", ()))
         seen = (frozenset(verdict.cloned), verdict.detached, frozenset(verdict.relaid), verdict.evidence)
         return Admitted("probed", repairs, *seen, key, ranges)
     if verdict.result == "unprobed" and not strict:
         return Admitted("unprobed", verdict.message)
-    kernel = request.kernel.identity if request is not None else "the kernel"
+    kernel = case.kernel.identity if case is not None else "the kernel"
     data = {"kernel": kernel, "message": verdict.message, "evidence": verdict.evidence, "key": key}
     return Miss(str(verdict.code), "{kernel}: {message}", data)
 

@@ -2,63 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from .evidence import Evidence
-from .ledger import Ledger
-from .memory import uncleared_memory
-from .request import Request
-from .running import Refused, changed_positions, copies, described, leaving_everything_as_it_was, quietly, refused, synchronize
-from .samples import Style, random_like
-from .tolerances import Bounds, compare
-from .truth import Truth
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """What all runs at one choice of sizes share.
-
-    Args:
-        request: What is to be shown.
-        wanted: Positions of the inputs that want a gradient.
-        computed: Numbers of the outputs that the kernel computes.
-        arguments: Positions of the tensors that are not the layer's own.
-        bounds: Returns what a result of a dtype may be off by.
-        ledger: What later runs must not change.
-        evidence: Where the results are written down.
-    """
-
-    request: Request
-    wanted: tuple[int, ...]
-    computed: tuple[int, ...]
-    arguments: tuple[int, ...]
-    bounds: Callable[[torch.dtype], Bounds]
-    ledger: Ledger
-    evidence: Evidence
+from ..kernels.samples import Style, random_like
+from .guarded_memory import uncleared_memory
+from .oracle import Oracle
+from .runner import Context, Refused, changed_positions, copies, described, leaving_everything_as_it_was, quietly, refused, synchronize
+from .tolerances import compare
 
 
 class Run:
     """One run of the kernel.
 
     Args:
-        context: What it shares with the other runs.
+        context: What it has in common with others.
         inputs: What the kernel got.
         outputs: What it returned.
-        truth: The exact results for the same inputs.
+        oracle: The exact results for the same inputs.
         style: What the values were like.
     """
 
-    def __init__(self, context: RunContext, inputs: Sequence[Any], outputs: Sequence[torch.Tensor], truth: Truth, style: Style) -> None:
-        self._context, self._inputs, self._outputs, self._truth, self._style = context, inputs, outputs, truth, style
+    def __init__(self, context: Context, inputs: Sequence[Any], outputs: Sequence[torch.Tensor], oracle: Oracle, style: Style) -> None:
+        self._context, self._inputs, self._outputs, self._oracle, self._style = context, inputs, outputs, oracle, style
 
     def is_detached(self) -> bool:
         """Whether no gradient flows through the kernel at all, although one does through the layer."""
-        ours, theirs = self._outputs, self._truth.own.outputs
+        ours, theirs = self._outputs, self._oracle.own.outputs
         places = [n for n in self._context.computed if theirs[n].requires_grad]
         # An operator without a backward hands out an output that seems to have a gradient.
         flows = [ours[n].requires_grad and type(ours[n].grad_fn).__name__ != "WarnNotImplemented" for n in places]
@@ -73,10 +46,10 @@ class Run:
         places, context = self._places(), self._context
         given = [random_like(output, 17 + n) for n, output in enumerate(self._outputs)]
         found = self._gradients_of([self._outputs[place] for place in places], [given[place] for place in places], "")
-        theirs = self._truth.own.gradients([tensor if n in places else None for n, tensor in enumerate(given)])
+        theirs = self._oracle.own.gradients([tensor if n in places else None for n, tensor in enumerate(given)])
         for position, ours, wanted in zip(context.wanted, found, theirs, strict=True):
             if ours is not None and wanted is not None and bool((wanted.isfinite() & ~ours.isfinite()).any()):
-                name = context.request.names[position]
+                name = context.case.names[position]
                 raise refused("gradient", "its gradient of {name} is not finite, for {values} values", name=name, values=self._style.name)
 
     def several_backwards(self) -> None:
@@ -89,6 +62,8 @@ class Run:
         self._backward(
             [tensor[:1].expand_as(tensor) if tensor.dim() else tensor for tensor in given], "for an expanded incoming gradient, "
         )
+        if not all(tensor.is_contiguous() for tensor in given):
+            self._backward([tensor.contiguous() for tensor in given], "for a contiguous incoming gradient, ")
         self._backward([_transposed(tensor) for tensor in given], "for a strided incoming gradient, ")
         self._backward([_within_larger(tensor) for tensor in given], "for an incoming gradient that is part of a larger tensor, ")
         for factor in (_LOSS_SCALE, 1 / _LOSS_SCALE):  # a gradient is linear in the incoming one
@@ -122,13 +97,13 @@ class Run:
         self._compare_gradients(found, total, "among other readers, ", added)
 
     def backward_after_writes(self, *, inputs: bool) -> None:
-        """Compare the gradients where somebody writes to what the call was given, or returned, before its backward.
+        """Compare the gradients where inputs or outputs of the call are written to before its backward.
 
         Only if the layer bears that. If autograd notices, and raises, it is as good.
         """
         given: list[torch.Tensor | None] = [random_like(output, 17 + n) for n, output in enumerate(self._outputs)]
         arguments = self._context.arguments
-        if not self._truth.bears_writes(given, arguments if inputs else None):
+        if not self._oracle.bears_writes(given, arguments if inputs else None):
             return
         places = self._places()
         results, cotangents = [self._outputs[place] for place in places], [given[place] for place in places]
@@ -154,7 +129,7 @@ class Run:
 
     def _places(self) -> list[int]:
         """The outputs through which the layer lets a gradient flow."""
-        theirs = self._truth.outputs
+        theirs = self._oracle.outputs
         places = [n for n in self._context.computed if theirs[n].requires_grad]
         for place in places:
             if not self._outputs[place].requires_grad:
@@ -167,9 +142,9 @@ class Run:
         before = [copies(values) for values in (given, self._inputs, self._outputs)]
         wanted = [self._inputs[n] for n in context.wanted]
         try:
-            with quietly(), leaving_everything_as_it_was("its backward"), uncleared_memory(context.request.device):
+            with quietly(), leaving_everything_as_it_was("its backward"), uncleared_memory(context.case.device):
                 found = list(torch.autograd.grad(results, wanted, given, retain_graph=True, allow_unused=True))
-                synchronize(context.request.device)
+                synchronize(context.case.device)
         except (torch.OutOfMemoryError, Refused):
             raise
         except Exception as error:  # whatever a kernel raises
@@ -178,23 +153,23 @@ class Run:
         if changed[0]:
             raise refused("gradient", "its backward overwrites the incoming gradient")
         if changed[1]:
-            raise refused("gradient", "its backward overwrites {name}", name=context.request.names[changed[1][0]])
+            raise refused("gradient", "its backward overwrites {name}", name=context.case.names[changed[1][0]])
         if changed[2]:
             raise refused("gradient", "its backward overwrites output {number}", number=changed[2][0])
         for position, tensor in zip(context.wanted, wanted, strict=True):
             if tensor.is_leaf and tensor.grad is not None:
-                raise refused("gradient", "its backward writes {name}.grad", name=context.request.names[position])
-        context.ledger.check()
-        context.ledger.keep(found, "an earlier gradient of {name}", [context.request.names[n] for n in context.wanted])
+                raise refused("gradient", "its backward writes {name}.grad", name=context.case.names[position])
+        context.check_kept()
+        context.keep(found, "an earlier gradient of {name}", [context.case.names[n] for n in context.wanted])
         return found
 
     def _compare_gradients(
         self, found: Sequence[torch.Tensor | None], given: Sequence[torch.Tensor | None], when: str, added: dict[int, torch.Tensor]
     ) -> None:
         context = self._context
-        exact = self._truth.gradients(given)
+        exact = self._oracle.gradients(given)
         for number, (position, ours) in enumerate(zip(context.wanted, found, strict=True)):
-            name, theirs = context.request.names[position], exact[number]
+            name, theirs = context.case.names[position], exact[number]
             extra = added.get(number)
             zero = torch.zeros_like(self._inputs[position], dtype=torch.float64)
             wanted = (zero if theirs is None else theirs) + (0 if extra is None else extra)
@@ -204,7 +179,7 @@ class Run:
                 continue
 
             def of_layer(number: int = number, extra: Any = 0 if extra is None else extra, zero: torch.Tensor = zero) -> list[torch.Tensor]:
-                found = self._truth.gradient_of_layer(number, given)
+                found = self._oracle.gradient_of_layer(number, given)
                 return [(zero if tensor is None else tensor) + extra for tensor in found]
 
             comparison = compare(ours, wanted, context.bounds(ours.dtype), of_layer)

@@ -2,11 +2,14 @@
 
 The files hold no dates and no paths, so a cluster can be given those of one machine: they are shipped beside a lock file, or in a directory
 that ``FXKERNELS_RECORDS`` names, and read there before the cache is. Nothing is ever written there but by `ship`. A file that is damaged or
-says something else than its name is ignored, and written anew when the kernel has been probed again.
+says something else than its name is ignored, and written anew when the kernel has been probed again. The key is a hash of everything on
+which a verdict may depend, the same in every process.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,15 +22,45 @@ import torch
 from ..cache_directory import cache_directory, read_record, write_record
 from ..hub import LockOnlyRepository
 from ..kernels.layer import KernelLayer
-from ..kernels.lowering.names import state_of
-from .evidence import Verdict
-from .key import FORMAT
-from .request import Request
+from ..kernels.lowering.names import hash_of, state_of, text_of_graph, text_of_state, text_of_value
+from .probe_case import ProbeCase
+from .verdict import Verdict
 
 _log = logging.getLogger("fxkernels")
 
+FORMAT = 5
+"""Raised when a probe shows something else than before, so that older verdicts are not taken for it."""
+
 VARIABLE = "FXKERNELS_RECORDS"
 """The environment variable that names a directory of shipped records."""
+
+
+def parts_of(case: ProbeCase) -> dict[str, object]:
+    """Return what a verdict depends on, by name; values are JSON."""
+    kernel, reference = case.kernel, case.reference
+    identity, source = kernel.identity, kernel.source
+    return {
+        "format": FORMAT,
+        "repository": [identity.repository, state_of(kernel), identity.layer, identity.variant],
+        "target": str(source[1]) if source is not None else _device(str(case.device)),
+        "device": _device(str(case.device)),
+        "torch": torch.__version__,
+        "triton": _version("triton") or _version("pytorch-triton"),
+        "region": text_of_graph(reference),
+        "arguments": text_of_value((case.args, case.kwargs, case.tensors)),
+        "layer": text_of_state(case.state),
+        "inputs": [[f"{value!r}" for value in specs] for specs in case.inputs],
+        "passed": sorted(case.passed.items()),
+        "training": case.training,
+        "gradient": case.gradient,
+        "autocast": str(case.autocast),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def key_of(case: ProbeCase) -> str | None:
+    """Return the key; None for a case that no other process could make again."""
+    return hash_of(parts_of(case))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +88,11 @@ class Record:
     verdict: Verdict
 
     @staticmethod
-    def of(key: str, request: Request, verdict: Verdict) -> Record:
+    def of(key: str, case: ProbeCase, verdict: Verdict) -> Record:
         """Return the record of a verdict."""
-        mode = f"{'training' if request.training else 'inference'}{', with gradient' if request.gradient else ''}"
-        inputs = tuple(f"{name}: {value}" for name, value in zip(request.names, request.cases[0], strict=True))
-        kernel = request.kernel
+        mode = f"{'training' if case.training else 'inference'}{', with gradient' if case.gradient else ''}"
+        inputs = tuple(f"{name}: {value}" for name, value in zip(case.names, case.inputs[0], strict=True))
+        kernel = case.kernel
         identity = kernel.identity
         return Record(key, str(identity), identity.repository, state_of(kernel), inputs, mode, torch.__version__, verdict)
 
@@ -170,3 +203,20 @@ def _read(path: Path) -> Record | None:
     except ValueError:
         return None
     return Record(path.stem, kernel, repository, state, tuple(map(str, inputs)), mode, version, verdict)
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _device(name: str) -> str:
+    device = torch.device(name)
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return device.type
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{device.type} {major}.{minor}"

@@ -1,4 +1,4 @@
-"""A request on its way to another process: the kernel by its repository, the reference by its operations, classes by their names.
+"""A case on its way to another process: the kernel by its repository, the reference by its operations, classes by their names.
 
 The other process never imports the user's ``__main__``. A layer's class is rebuilt there without its methods; only if the kernel uses one
 is the class's module imported. What cannot be sent is a `CannotBeSent`, and says what it is.
@@ -9,23 +9,24 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_aggregate, map_arg
 
 from ..hub import LayerRepository
 from ..kernels.stand_in import LayerState, is_constant
-from .request import Request
+from .probe_case import ProbeCase
 
 _OPERATOR = type(torch.ops.aten.add.Tensor)
 _PACKET = type(torch.ops.aten.add)
 
 
 class CannotBeSent(Exception):
-    """Something in a request exists in this process only."""
+    """Something in a case exists in this process only."""
 
 
 class NeedsClass(BaseException):
@@ -39,14 +40,14 @@ class Ref:
     number: int
 
 
-def to_bytes(request: Request) -> bytes:
-    """Return the request as bytes.
+def to_bytes(case: ProbeCase) -> bytes:
+    """Return the case as bytes.
 
     Raises:
         CannotBeSent: If it holds something that another process could not have.
     """
-    own_class = request.state.cls is request.kernel.cls  # a function has no layer: the kernel's class stands for it
-    sent = replace(request, kernel=_pinned(request), state=replace(request.state, cls=nn.Module) if own_class else request.state)
+    own_class = case.state.cls is case.kernel.cls  # a function has no layer: the kernel's class stands for it
+    sent = replace(case, kernel=_pinned(case), state=replace(case.state, cls=nn.Module) if own_class else case.state)
     buffer = io.BytesIO()
     try:
         _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump((sent, own_class))
@@ -57,8 +58,8 @@ def to_bytes(request: Request) -> bytes:
     return buffer.getvalue()
 
 
-def from_bytes(data: bytes, *, real_classes: bool = False) -> Request:
-    """Return the request, with the kernel loaded.
+def from_bytes(data: bytes, *, real_classes: bool = False) -> ProbeCase:
+    """Return the case, with the kernel loaded.
 
     Args:
         data: What `to_bytes` gave.
@@ -70,36 +71,18 @@ def from_bytes(data: bytes, *, real_classes: bool = False) -> Request:
     global _import_classes
     _import_classes = real_classes
     try:
-        request: Request
-        request, own_class = pickle.loads(data)
+        case: ProbeCase
+        case, own_class = pickle.loads(data)
     except CannotBeSent:
         raise
     except Exception as error:  # import errors of other people's modules among them
         raise CannotBeSent(f"{type(error).__name__}: {error}") from error
-    return replace(request, state=replace(request.state, cls=request.kernel.cls)) if own_class else request
+    return replace(case, state=replace(case.state, cls=case.kernel.cls)) if own_class else case
 
 
-def mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """Return an argument with every value of one type in it replaced."""
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, torch.Size):
-        return value
-    if isinstance(value, tuple):
-        items = [mapped(item, kind, function) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [mapped(item, kind, function) for item in value]
-    if isinstance(value, dict):
-        return {key: mapped(item, kind, function) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(*(mapped(part, kind, function) for part in (value.start, value.stop, value.step)))
-    return value
-
-
-def _pinned(request: Request) -> Any:
+def _pinned(case: ProbeCase) -> Any:
     """The kernel layer; one from the Hub at the commit that this process has."""
-    kernel = request.kernel
+    kernel = case.kernel
     if kernel.source is None:
         raise CannotBeSent(f"{kernel.identity} says not where it was loaded from")
     repository, target = kernel.source
@@ -148,7 +131,7 @@ def _steps(module: fx.GraphModule) -> tuple[Any, ...]:
             constants[target] = value.detach() if isinstance(value, torch.Tensor) else value
         elif node.op == "call_module":
             raise CannotBeSent(f"the layer's graph calls the module {target}")
-        args, kwargs = mapped((tuple(node.args), dict(node.kwargs)), fx.Node, numbers.__getitem__)
+        args, kwargs = map_arg((tuple(node.args), dict(node.kwargs)), numbers.__getitem__)  # type: ignore[arg-type]  # fx has no name for what is no node any more
         numbers[node] = Ref(len(steps))
         steps.append((node.op, target, args, kwargs))
     return tuple(steps), constants
@@ -160,7 +143,7 @@ def _graph_module(steps: tuple[Any, ...], constants: Mapping[str, Any]) -> fx.Gr
     for name, value in constants.items():
         setattr(root, name, value)
     for op, target, args, kwargs in steps:
-        args, kwargs = mapped((args, kwargs), Ref, lambda ref: nodes[ref.number])
+        args, kwargs = map_aggregate((args, kwargs), lambda value: nodes[value.number] if isinstance(value, Ref) else value)
         nodes.append(graph.create_node(op, target, args, kwargs))
     return fx.GraphModule(root, graph)
 

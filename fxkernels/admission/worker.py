@@ -1,4 +1,7 @@
-"""The child process from the parent's side: started when it is needed, one for all probes, replaced when it died."""
+"""The process in which kernels are probed, from both sides: started when it is needed, one for all probes, replaced when it died.
+
+It imports torch and fxkernels, and of the user's modules only those that a kernel needs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,13 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from .child import settings
+import torch
+
+from ..passes.miss import Miss
+from .probe import probe
+from .runner import described
+from .verdict import Verdict
+from .wire import CannotBeSent, NeedsClass, from_bytes
 
 START_LIMIT = 180.0
 """Seconds for importing torch, on a machine that has other things to do."""
@@ -31,7 +40,7 @@ _SHOWN = 2000  # characters of what the child printed
 # Not `-m`: that would put the current directory on the path, where a user may have a file named like a module. Not multiprocessing: that
 # imports the user's __main__ a second time.
 _PROGRAM = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from fxkernels.admission.child import main; main(*map(int, sys.argv[2:]))"
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from fxkernels.admission.worker import main; main(*map(int, sys.argv[2:]))"
 )
 # What libraries read when they are imported. A child that was started with other values of these is of no use any more.
 _INHERITED = ("TRITON", "TORCH", "PYTORCH", "CUDA", "HIP", "HF_", "OMP", "MKL", "HOME", "PATH", "LD_")
@@ -57,7 +66,7 @@ class CannotStart(Exception):
 
 
 class Worker:
-    """Sends requests to a child process. Threads may share it; they wait for each other."""
+    """Sends cases to a child process. Threads may share it; they wait for each other."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,11 +74,11 @@ class Worker:
         self._timer: threading.Timer | None = None
         self.starts = 0
 
-    def ask(self, request: bytes, limit: float) -> dict[str, Any] | Died:
+    def ask(self, case: bytes, limit: float) -> dict[str, Any] | Died:
         """Return the child's answer.
 
         Args:
-            request: The request, see `wire.to_bytes`.
+            case: The case, see `wire.to_bytes`.
             limit: Seconds that the probe may take.
 
         Raises:
@@ -79,7 +88,7 @@ class Worker:
             if self._timer is not None:
                 self._timer.cancel()
             child = self._running()
-            answer = child.ask(pickle.dumps({"settings": settings(), "request": request}), limit)
+            answer = child.ask(pickle.dumps({"settings": _settings(), "case": case}), limit)
             if isinstance(answer, Died) or answer.get("spent"):
                 self._close()
             self._timer = threading.Timer(IDLE_LIMIT, self.close)
@@ -88,7 +97,7 @@ class Worker:
             return answer
 
     def close(self) -> None:
-        """End the child, if there is one. The next request starts another."""
+        """End the child, if there is one. The next case starts another."""
         with self._lock:
             self._close()
 
@@ -120,7 +129,7 @@ class _Child:
     def __post_init__(self) -> None:
         if not sys.executable:
             raise CannotStart("sys.executable does not say where Python is")
-        theirs, self._requests = os.pipe()
+        theirs, self._cases = os.pipe()
         self._answers, their_answers = os.pipe()
         self._printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs), str(their_answers)]
@@ -128,7 +137,7 @@ class _Child:
         try:
             self._process = subprocess.Popen(command, **streams, pass_fds=(theirs, their_answers))
         except OSError as error:
-            os.close(self._requests)
+            os.close(self._cases)
             os.close(self._answers)
             self._printed.close()
             raise CannotStart(str(error)) from error
@@ -149,12 +158,12 @@ class _Child:
         self._printed.seek(0, os.SEEK_END)
         start = self._printed.tell()
         with contextlib.suppress(OSError):  # it is gone; how, the next line finds out
-            _write(self._requests, _HEADER.pack(len(message)) + message)
+            _write(self._cases, _HEADER.pack(len(message)) + message)
         return self._read(limit, start)
 
     def close(self) -> None:
         """End it."""
-        for descriptor in (self._requests, self._answers):
+        for descriptor in (self._cases, self._answers):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         if self.owner == os.getpid():
@@ -220,3 +229,93 @@ WORKER = Worker()
 """The one of this process."""
 
 atexit.register(WORKER.close)
+
+
+# --- in the child -------------------------------------------------------------------------------------------------------------------------
+
+
+def main(receiving: int, sending: int) -> None:
+    """Probe cases until the parent hangs up: what the child process runs.
+
+    Args:
+        receiving: The file descriptor from which cases come.
+        sending: The one to which verdicts go. Kernels print where they like; this one is ours.
+    """
+    _be_the_first_to_go()
+    with os.fdopen(receiving, "rb") as cases, os.fdopen(sending, "wb") as answers:
+        _send(answers, {"ready": True})
+        while header := cases.read(_HEADER.size):
+            data = cases.read(_HEADER.unpack(header)[0])
+            _send(answers, _answer_to(data))
+
+
+def _answer_to(data: bytes) -> dict[str, Any]:
+    """Return the verdict on a case, or why there is none here."""
+    message = pickle.loads(data)
+    _apply_settings(message["settings"])
+    device = "cpu"
+    try:
+        try:
+            case = from_bytes(message["case"])
+            device = case.device.type
+            verdict = probe(case)
+        except NeedsClass:
+            verdict = probe(from_bytes(message["case"], real_classes=True))
+    except CannotBeSent as error:
+        return {"cannot": str(error)}
+    except NeedsClass as error:
+        return {"cannot": f"the kernel uses {error}"}
+    except SystemExit as error:
+        verdict = Verdict.refused(Miss("crash", "it ends the process: exit({code})", {"code": error.code}), {})
+    except Exception as error:
+        failed = described(error)
+        if "CUDA" not in failed and not isinstance(error, torch.AcceleratorError):
+            return {"verdict": Verdict.unprobed(f"the probe failed: {failed}").as_dict()}
+        verdict = Verdict.refused(Miss("crash", "after it ran, the device fails: {error}", {"error": failed}), {})
+    # An accelerator on which something failed may fail again for the next kernel; another process begins anew.
+    return {"verdict": verdict.as_dict(), "spent": verdict.code == "crash" and device != "cpu"}
+
+
+def _settings() -> dict[str, Any]:
+    """Return the settings of torch in this process on which numbers depend."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return {
+        "threads": torch.get_num_threads(),
+        "default_dtype": torch.get_default_dtype(),
+        "precision": torch.get_float32_matmul_precision(),
+        "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        "reduced": (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction),
+        "cudnn": (cudnn.enabled, cudnn.deterministic, cudnn.benchmark),
+        "environment": _own_variables(),
+    }
+
+
+def _apply_settings(found: dict[str, Any]) -> None:
+    """Give this process the settings of another one."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    torch.set_num_threads(found["threads"])
+    torch.set_default_dtype(found["default_dtype"])
+    torch.set_float32_matmul_precision(found["precision"])
+    torch.use_deterministic_algorithms(found["deterministic"][0], warn_only=found["deterministic"][1])
+    matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction = found["reduced"]
+    cudnn.enabled, cudnn.deterministic, cudnn.benchmark = found["cudnn"]
+    for name in _own_variables().keys() - found["environment"].keys():
+        del os.environ[name]
+    os.environ.update(found["environment"])
+
+
+def _own_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("FXKERNELS_")}
+
+
+def _send(answers: Any, answer: dict[str, Any]) -> None:
+    data = json.dumps(answer).encode()
+    answers.write(_HEADER.pack(len(data)) + data)
+    answers.flush()
+
+
+def _be_the_first_to_go() -> None:
+    """Where Linux is short of memory, it ends this process rather than the user's."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")

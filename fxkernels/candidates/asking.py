@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from ..admission import Admitted, admit, known
-from ..admission import Request as Showing
+from ..admission import Admitted, ProbeCase, admit, known
 from ..capture import _torch
-from ..constrained import Judged, judge, judge_ranges
+from ..constraints.gate import ConstraintResult, check_constraints, check_probed_sizes
 from ..kernels.bound import Bound
 from ..kernels.layer import KernelLayer
 from ..kernels.loader import CallForm
@@ -95,35 +94,35 @@ class Asking:
         bound = Bound.of(loaded, self.call)
         inputs = tuple(map(example, external_inputs(self.call)))
         request = self.request
-        judged = judge(loaded, bound, inputs, self.target, on_depends=request.on_depends, triton=request.triton)
-        if not self._meets("constraints", judged):
+        constraints = check_constraints(loaded, bound, inputs, self.target, on_depends=request.on_depends, triton=request.triton)
+        if not self._meets("constraints", constraints):
             return self._answer(name, loaded, bound)
         shown = self._shown(loaded, bound, inputs)
         self._gates += shown.gates
         ranges = shown.admitted.ranges if shown.admitted is not None else ()
-        within = judge_ranges(loaded, bound, inputs, self.target, ranges, on_depends=request.on_depends)
+        within = check_probed_sizes(loaded, bound, inputs, ranges, on_depends=request.on_depends)
         if not self._meets("admission", within):
             return self._answer(name, loaded, bound)
         answer = self._answer(name, loaded, bound, shown)
         if answer.outcome == "passed":
-            self._enforce(judged, within)
+            self._enforce(constraints, within)
         return answer
 
-    def _meets(self, name: str, judged: Judged) -> bool:
+    def _meets(self, name: str, result: ConstraintResult) -> bool:
         """Put what the sizes of the call were held to, if there is anything to say, in the place of the gate's earlier answer."""
         place = next((place for place, gate in enumerate(self._gates) if gate.name == name), len(self._gates))
-        if judged.miss is not None:
-            self._gates[place:] = [Gate(name, "failed", judged.miss)]
-            self._enforce(judged)
-        elif judged.note:
-            self._gates[place : place + 1] = [Gate(name, note=judged.note)]
-        return judged.miss is None
+        if result.miss is not None:
+            self._gates[place:] = [Gate(name, "failed", result.miss)]
+            self._enforce(result)
+        elif result.note:
+            self._gates[place : place + 1] = [Gate(name, note=result.note)]
+        return result.miss is None
 
-    def _enforce(self, *answers: Judged) -> None:
+    def _enforce(self, *results: ConstraintResult) -> None:
         """Make what a final answer depends on a guard of the graph; other sizes are then decided anew."""
-        for judged in answers:
-            if judged.guard is not None and self.request.runs:
-                judged.guard.enforce()
+        for result in results:
+            if result.guard is not None and self.request.runs:
+                result.guard.enforce()
 
     def _answer(self, name: str, kernel: KernelLayer, bound: Bound | None = None, shown: Shown | None = None) -> Answer:
         candidate = Candidate(name, tuple(self._gates), kernel.identity)
@@ -211,17 +210,17 @@ class Asking:
         request = self.request
         if request.verify == "off":
             return Admitted("unverified")
-        showing = Showing.of(case, gradient=torch.is_grad_enabled())
-        found = self._ask_admission(showing)
-        if request.backward == "fallback" or not isinstance(found, Miss) or found.code != "gradient" or isinstance(showing, str):
+        probe_case = ProbeCase.of(case, gradient=torch.is_grad_enabled())
+        found = self._ask_admission(probe_case)
+        if request.backward == "fallback" or not isinstance(found, Miss) or found.code != "gradient" or isinstance(probe_case, str):
             return found
         # A kernel whose gradient is wrong is as one that has none, and the reference's was asked for where there is none.
-        forward = self._ask_admission(replace(showing, gradient=False))
+        forward = self._ask_admission(replace(probe_case, gradient=False))
         return replace(forward, detached=True) if isinstance(forward, Admitted) else forward or found
 
-    def _ask_admission(self, showing: Showing | str) -> Admitted | Miss | None:
+    def _ask_admission(self, probe_case: ProbeCase | str) -> Admitted | Miss | None:
         verify = self.request.verify
-        return admit(showing, verify=verify) if self.request.runs else known(showing, verify=verify)
+        return admit(probe_case, verify=verify) if self.request.runs else known(probe_case, verify=verify)
 
 
 def _dynamic_sizes(inputs: tuple[Any, ...]) -> tuple[int | None, ...]:

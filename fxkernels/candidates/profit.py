@@ -9,8 +9,8 @@ from itertools import filterfalse
 import torch
 from torch import fx
 
-from ..admission.request import TensorSpec, sizes_now, specs_of
 from ..kernels.lowering.names import digest, is_stable, state_of, text_of_state, text_of_value
+from ..kernels.samples import TensorSpec, hints_of, specs_of
 from ..passes.example_values import example
 from ..passes.gate import Gate
 from ..passes.miss import Miss
@@ -89,7 +89,7 @@ class Weighing:
     def _contest(self, fitting: Sequence[Answer], request: Request) -> Contest | str:
         around, owner = self.around, self.owner
         values = tuple(map(example, around.inputs))
-        sizes = sizes_now(values)
+        sizes = hints_of(values)
         if sizes is None:
             return "a size of its inputs is known only when it runs"
         of_layer = frozenset(around.call.tensors.values())

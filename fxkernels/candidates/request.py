@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..admission import Verify
-from ..constrained import OnDepends
+from ..constraints.gate import OnDepends
 from ..kernels.lowering.lowering import Backward
 from ..mapping import KernelMapping
 from ..mode import Mode

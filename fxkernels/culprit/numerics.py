@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..admission.wide import NotWidened, run_wide, widened
+from ..admission.oracle import NotWidened, run_wide, widened
 from ..kernels.call import KernelCall
 from ..kernels.lowering.memory import clone
+from ..kernels.samples import random_like
 from ..report.model import ReportData
 from .deviations import CallNumerics, Deviation, Numerics
 from .instruments import Asked, by_the_layer, instrumented
@@ -127,8 +128,7 @@ def _with_gradients(
     differentiable = [n for n, value in enumerate(wanted) if isinstance(value, torch.Tensor) and value.requires_grad]
     if not torch.is_grad_enabled() or not needed or not differentiable:
         return row
-    generator = torch.Generator().manual_seed(0)
-    incoming = [torch.randn(wanted[n].shape, generator=generator).to(wanted[n]) for n in differentiable]
+    incoming = [random_like(wanted[n], seed=n) for n in differentiable]
 
     def gradients(function: Callable[..., Any]) -> list[torch.Tensor | None]:
         leaves = _copies(inputs)

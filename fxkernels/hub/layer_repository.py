@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..constraints import ConstraintError, parse
 from ..kernels.layer import KernelLayer
-from ..passes.constraints import ConstraintError, parse
 from ..target import Target
 from .loading import load_layer, open_repository
 from .locks.lock import Lock, LockedRepository

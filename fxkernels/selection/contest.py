@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..admission.request import Inputs
 from ..capture import _torch
 from ..kernels.lowering.names import text_of_value
+from ..kernels.samples import Inputs
 from .machine import device_name
 from .measured import Measured
 

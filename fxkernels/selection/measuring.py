@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..admission.samples import NORMAL, Sample, random_like
 from ..capture import _torch
 from ..kernels.lowering.autocast import autocast_to
+from ..kernels.samples import Sample, random_like
 from . import records
 from .contest import Contest
 from .measured import Measured, Side
@@ -103,8 +103,7 @@ def _times(contest: Contest) -> Measured | str:
     failed: dict[str, str] = {}
     runs: dict[str, Callable[[], object]] = {}
     try:
-        # Whatever whole numbers mean, zero is allowed: it is a place in every tensor, and a class of every classification.
-        sample = Sample.of(contest.inputs).fill(0, NORMAL[0], dict.fromkeys(range(len(contest.inputs)), 1))
+        sample = Sample.of(contest.inputs).fill()
     except torch.OutOfMemoryError as error:
         return f"there is no memory to time it in: {_first_line(error)}"
     for name, graph in ((_ORIGINAL, contest.original), *contest.kernels.items()):

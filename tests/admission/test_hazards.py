@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from hazard_requests import norm_request, rotary_request
+from hazard_probe_cases import norm_probe_case, rotary_probe_case
 
 from fxkernels.admission.probe import probe
 
@@ -30,34 +30,34 @@ BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str
     ],
 )
 def test_a_wrong_kernel_is_refused_with_what_it_got_wrong(layer: str, code: str, words: str, dtype: torch.dtype) -> None:
-    verdict = probe(norm_request(layer, dtype))
+    verdict = probe(norm_probe_case(layer, dtype))
     assert (verdict.result, verdict.code) == ("refused", code)
     assert words in verdict.message
 
 
 def test_a_kernel_that_overwrites_transposed_queries_and_keys_gets_copies() -> None:
-    verdict = probe(rotary_request("hazard-3-transposed-queries:rotary_pos_emb"))
+    verdict = probe(rotary_probe_case("hazard-3-transposed-queries:rotary_pos_emb"))
     assert (verdict.result, verdict.cloned) == ("admitted", (0, 1))
     assert verdict.evidence["repairs"] == ["it overwrites input 0, input 1, and gets copies"]
 
 
 def test_an_ignored_argument_is_refused_only_where_the_call_passes_another_value() -> None:
-    assert probe(rotary_request("hazard-4-ignored-argument:rotary_pos_emb")).result == "admitted"
-    assert probe(rotary_request("hazard-4-ignored-argument:rotary_pos_emb", unsqueeze_dim=2)).result == "refused"
+    assert probe(rotary_probe_case("hazard-4-ignored-argument:rotary_pos_emb")).result == "admitted"
+    assert probe(rotary_probe_case("hazard-4-ignored-argument:rotary_pos_emb", unsqueeze_dim=2)).result == "refused"
 
 
 def test_a_detached_output_is_right_outside_of_training_with_the_references_gradient() -> None:
-    verdict = probe(norm_request("hazard-5-cut-gradient:DetachedOutput", training=False))
+    verdict = probe(norm_probe_case("hazard-5-cut-gradient:DetachedOutput", training=False))
     assert (verdict.result, verdict.detached) == ("admitted", True)
 
 
 def test_a_kernel_is_not_asked_for_a_gradient_that_nobody_wants() -> None:
-    assert probe(norm_request("hazard-5-cut-gradient:IdentityGradient", gradient=False)).result == "admitted"
+    assert probe(norm_probe_case("hazard-5-cut-gradient:IdentityGradient", gradient=False)).result == "admitted"
 
 
 @BOTH
 def test_the_same_norm_without_a_bug_is_admitted(dtype: torch.dtype) -> None:
-    verdict = probe(norm_request("hazard-twins:RMSNorm", dtype))
+    verdict = probe(norm_probe_case("hazard-twins:RMSNorm", dtype))
     assert verdict.result == "admitted"
     assert set(verdict.evidence["errors"]) == {"output 0", "gradient of input 0", "gradient of self.weight"}
 
@@ -72,7 +72,7 @@ def test_a_probe_leaves_random_numbers_and_settings_as_they_were() -> None:
         "PatchesTorch",
         "FlushesDenormals",
     ):
-        probe(norm_request(layer))
+        probe(norm_probe_case(layer))
     assert torch.get_default_dtype() is torch.float32
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == pythons

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from probe_requests import request_for
+from probe_cases import probe_case_for
 from torch import nn
 
 from fxkernels.admission.probe import probe
@@ -59,7 +59,7 @@ def mlp_request(kernel, dtype):
         return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
 
     tensors = {"gate": tensor(dtype, 128, 64), "up": tensor(dtype, 128, 64), "down": tensor(dtype, 64, 128)}
-    return request_for(kernel, mlp, [tensor(dtype, 2, 16, 64)], tensors)
+    return probe_case_for(kernel, mlp, [tensor(dtype, 2, 16, 64)], tensors)
 
 
 @DTYPES
@@ -78,7 +78,7 @@ def test_attention_is_admitted(dtype):
     def attention(q, k, v):
         return torch.softmax((q @ k.transpose(-1, -2)) * 0.125, -1, dtype=torch.float32).to(dtype) @ v
 
-    verdict = probe(request_for(Attention, attention, [tensor(dtype, 2, 4, 33, 64) for _ in range(3)]))
+    verdict = probe(probe_case_for(Attention, attention, [tensor(dtype, 2, 4, 33, 64) for _ in range(3)]))
     assert verdict.result == "admitted", verdict
 
 
@@ -88,7 +88,7 @@ def test_a_router_that_takes_another_of_two_equal_values_is_admitted(dtype):
         values, places = torch.topk(torch.softmax(F.linear(x, weight), -1, dtype=torch.float32), 2, -1)
         return values / values.sum(-1, keepdim=True), places
 
-    verdict = probe(request_for(Router, router, [tensor(dtype, 40, 64)], {"weight": tensor(dtype, 8, 64)}))
+    verdict = probe(probe_case_for(Router, router, [tensor(dtype, 40, 64)], {"weight": tensor(dtype, 8, 64)}))
     assert verdict.result == "admitted", verdict
 
 
@@ -103,5 +103,5 @@ def test_a_recurrence_in_parallel_is_admitted(dtype):
         return torch.stack(outputs, 2).to(dtype)
 
     arguments = [*(tensor(dtype, 2, 4, 12, 16) for _ in range(3)), tensor(dtype, 2, 4, 12)]
-    verdict = probe(request_for(ParallelDelta, recurrence, arguments))
+    verdict = probe(probe_case_for(ParallelDelta, recurrence, arguments))
     assert verdict.result == "admitted", verdict

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hazard_requests import norm_request, rotary_request
+from hazard_probe_cases import norm_probe_case, rotary_probe_case
 
 from fxkernels.admission import Admitted, admit, forget_verdicts, records
-from fxkernels.admission.key import key_of
+from fxkernels.admission.records import key_of
 from fxkernels.admission.worker import WORKER
 from fxkernels.passes.miss import Miss
 
@@ -35,17 +35,17 @@ def only_file(directory: Path) -> Path:
 
 
 def test_an_admitted_kernel_is_not_probed_again(own_records: Path, request: pytest.FixtureRequest) -> None:
-    first = admit(norm_request("hazard-twins:RMSNorm"))
+    first = admit(norm_probe_case("hazard-twins:RMSNorm"))
     forget_verdicts()
     request.getfixturevalue("no_probe")
-    assert admit(norm_request("hazard-twins:RMSNorm")) == first
+    assert admit(norm_probe_case("hazard-twins:RMSNorm")) == first
 
 
 def test_a_refused_kernel_is_not_probed_again_and_says_the_same(own_records: Path, request: pytest.FixtureRequest) -> None:
-    first = admit(norm_request("hazard-5-cut-gradient:IdentityGradient"))
+    first = admit(norm_probe_case("hazard-5-cut-gradient:IdentityGradient"))
     forget_verdicts()
     request.getfixturevalue("no_probe")
-    again = admit(norm_request("hazard-5-cut-gradient:IdentityGradient"))
+    again = admit(norm_probe_case("hazard-5-cut-gradient:IdentityGradient"))
     assert isinstance(first, Miss)
     assert isinstance(again, Miss)
     assert (again.code, again.message) == (first.code, first.message)
@@ -53,37 +53,37 @@ def test_a_refused_kernel_is_not_probed_again_and_says_the_same(own_records: Pat
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', "key", "verdict"])
 def test_a_damaged_record_is_ignored_and_rewritten(own_records: Path, damage: str) -> None:
-    admit(norm_request("hazard-twins:RMSNorm"))
+    admit(norm_probe_case("hazard-twins:RMSNorm"))
     file = only_file(own_records)
     good = file.read_text()
     changed = {"key": {"key": "0" * 64}, "verdict": {"result": "marvellous"}}.get(damage)
     file.write_text(damage if changed is None else json.dumps(json.loads(good) | changed))
     forget_verdicts()
-    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
+    assert isinstance(admit(norm_probe_case("hazard-twins:RMSNorm")), Admitted)
     assert file.read_text() == good
 
 
 def test_a_record_has_no_dates_and_no_paths(own_records: Path) -> None:
-    admit(norm_request("hazard-twins:RMSNorm"))
+    admit(norm_probe_case("hazard-twins:RMSNorm"))
     text = only_file(own_records).read_text()
     assert str(TESTS) not in text
     assert str(time.gmtime().tm_year) not in text
 
 
 def test_everything_on_which_a_verdict_depends_is_in_its_key() -> None:
-    requests = [
-        norm_request("hazard-twins:RMSNorm"),
-        norm_request("hazard-twins:RMSNorm", torch.bfloat16),
-        norm_request("hazard-twins:RMSNorm", torch.float32, 2, 16, 32),
-        norm_request("hazard-twins:RMSNorm", x=torch.empty(2, 64, 16).mT),
-        norm_request("hazard-twins:RMSNorm", training=False),
-        norm_request("hazard-twins:RMSNorm", gradient=False),
-        norm_request("hazard-twins:RMSNorm", autocast=torch.bfloat16),
-        norm_request("hazard-5-cut-gradient:IdentityGradient"),
-        rotary_request("hazard-twins:rotary_pos_emb"),
-        rotary_request("hazard-twins:rotary_pos_emb", unsqueeze_dim=2),
+    cases = [
+        norm_probe_case("hazard-twins:RMSNorm"),
+        norm_probe_case("hazard-twins:RMSNorm", torch.bfloat16),
+        norm_probe_case("hazard-twins:RMSNorm", torch.float32, 2, 16, 32),
+        norm_probe_case("hazard-twins:RMSNorm", x=torch.empty(2, 64, 16).mT),
+        norm_probe_case("hazard-twins:RMSNorm", training=False),
+        norm_probe_case("hazard-twins:RMSNorm", gradient=False),
+        norm_probe_case("hazard-twins:RMSNorm", autocast=torch.bfloat16),
+        norm_probe_case("hazard-5-cut-gradient:IdentityGradient"),
+        rotary_probe_case("hazard-twins:rotary_pos_emb"),
+        rotary_probe_case("hazard-twins:rotary_pos_emb", unsqueeze_dim=2),
     ]
-    keys = [key_of(request) for request in requests]
+    keys = [key_of(case) for case in cases]
     assert None not in keys
     assert len(set(keys)) == len(keys)
 
@@ -93,12 +93,12 @@ def test_keys_are_the_same_in_another_process() -> None:
     script = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
-from hazard_requests import norm_request, rotary_request
-from fxkernels.admission.key import key_of
-print(key_of(norm_request("hazard-twins:RMSNorm")), key_of(rotary_request("hazard-twins:rotary_pos_emb")))
+from hazard_probe_cases import norm_probe_case, rotary_probe_case
+from fxkernels.admission.records import key_of
+print(key_of(norm_probe_case("hazard-twins:RMSNorm")), key_of(rotary_probe_case("hazard-twins:rotary_pos_emb")))
 """
     found = [subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()]
-    assert found[0] == [key_of(norm_request("hazard-twins:RMSNorm")), key_of(rotary_request("hazard-twins:rotary_pos_emb"))]
+    assert found[0] == [key_of(norm_probe_case("hazard-twins:RMSNorm")), key_of(rotary_probe_case("hazard-twins:rotary_pos_emb"))]
 
 
 def test_a_directory_that_cannot_be_written_costs_a_warning_and_no_verdict(
@@ -106,14 +106,14 @@ def test_a_directory_that_cannot_be_written_costs_a_warning_and_no_verdict(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FXKERNELS_CACHE", str(tmp_path / "file"))
-    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
+    assert isinstance(admit(norm_probe_case("hazard-twins:RMSNorm")), Admitted)
     assert "cannot be kept" in caplog.text
 
 
 def test_threads_that_write_one_record_leave_a_whole_one(own_records: Path) -> None:
-    request = norm_request("hazard-twins:RMSNorm")
-    admit(request)
-    key = key_of(request)
+    case = norm_probe_case("hazard-twins:RMSNorm")
+    admit(case)
+    key = key_of(case)
     assert key is not None
     record = records.read(key)
     assert record is not None

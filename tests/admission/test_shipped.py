@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hazard_requests import norm_request
+from hazard_probe_cases import norm_probe_case
 
 from fxkernels.admission import Admitted, admit, known, records
-from fxkernels.admission.evidence import Verdict
-from fxkernels.admission.key import key_of
-from fxkernels.admission.records import Record, shipped_with
-from fxkernels.admission.request import Request
+from fxkernels.admission.probe_case import ProbeCase
+from fxkernels.admission.records import Record, key_of, shipped_with
+from fxkernels.admission.verdict import Verdict
 from fxkernels.admission.worker import WORKER
 from fxkernels.cache_directory import write_record
 from fxkernels.cli import main
@@ -42,10 +41,10 @@ def put(record: Record, directory: Path) -> Path:
     return path
 
 
-def locked(request: Request, lockfile: Path) -> Request:
-    assert request.kernel.source is not None
+def locked(case: ProbeCase, lockfile: Path) -> ProbeCase:
+    assert case.kernel.source is not None
     repository = LockedLayerRepository("acme/norms", layer_name="RMSNorm", lockfile=lockfile)
-    return replace(request, kernel=replace(request.kernel, source=(repository, request.kernel.source[1])))
+    return replace(case, kernel=replace(case.kernel, source=(repository, case.kernel.source[1])))
 
 
 @pytest.fixture
@@ -57,9 +56,9 @@ def nobody_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_records_beside_the_lock_file_are_read_with_an_empty_cache(own_records: Path, tmp_path: Path, nobody_probes: None) -> None:
-    request = locked(norm_request(CORRECT), tmp_path / "fxkernels.lock")
-    put(Record.of(str(key_of(request)), request, GOOD), shipped_with(tmp_path / "fxkernels.lock"))
-    admitted = admit(request)
+    case = locked(norm_probe_case(CORRECT), tmp_path / "fxkernels.lock")
+    put(Record.of(str(key_of(case)), case, GOOD), shipped_with(tmp_path / "fxkernels.lock"))
+    admitted = admit(case)
     assert isinstance(admitted, Admitted)
     assert (admitted.how, admitted.evidence) == ("probed", {"runs": 3})
     assert not own_records.exists()
@@ -67,15 +66,15 @@ def test_records_beside_the_lock_file_are_read_with_an_empty_cache(own_records: 
 
 @pytest.mark.slow
 def test_another_process_with_an_empty_cache_starts_no_child_where_records_are_shipped(own_records: Path, tmp_path: Path) -> None:
-    assert isinstance(admit(norm_request(CORRECT)), Admitted)
+    assert isinstance(admit(norm_probe_case(CORRECT)), Admitted)
     shipped = own_records.rename(tmp_path / "shipped")
     script = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
-from hazard_requests import norm_request
+from hazard_probe_cases import norm_probe_case
 from fxkernels.admission import admit
 from fxkernels.admission.worker import WORKER
-print(admit(norm_request({CORRECT!r})), WORKER.starts)
+print(admit(norm_probe_case({CORRECT!r})), WORKER.starts)
 """
     environment = {**os.environ, "FXKERNELS_RECORDS": str(shipped), "FXKERNELS_CACHE": str(tmp_path / "empty")}
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
@@ -87,28 +86,28 @@ print(admit(norm_request({CORRECT!r})), WORKER.starts)
 def test_a_damaged_shipped_record_is_ignored_and_left_as_it_is(
     own_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    request = norm_request(CORRECT)
-    path = put(record_of("hazards", COMMIT, str(key_of(request))), tmp_path / "shipped")
+    case = norm_probe_case(CORRECT)
+    path = put(record_of("hazards", COMMIT, str(key_of(case))), tmp_path / "shipped")
     path.write_text(damage)
     monkeypatch.setenv("FXKERNELS_RECORDS", str(tmp_path / "shipped"))
-    assert known(request, verify="probe") is None
+    assert known(case, verify="probe") is None
     assert path.read_text() == damage
 
 
 def test_what_is_known_is_answered_without_a_probe(own_records: Path, nobody_probes: None) -> None:
-    request = norm_request(CORRECT)
-    assert known(request, verify="probe") is None
-    records.write(Record.of(str(key_of(request)), request, GOOD))
-    assert str(known(request, verify="strict")) == "probed"
-    assert str(known(request, verify="off")) == "unverified"
+    case = norm_probe_case(CORRECT)
+    assert known(case, verify="probe") is None
+    records.write(Record.of(str(key_of(case)), case, GOOD))
+    assert str(known(case, verify="strict")) == "probed"
+    assert str(known(case, verify="off")) == "unverified"
     assert str(known("nobody can", verify="probe")) == "unprobed: nobody can"
 
 
 def test_ship_takes_the_locked_kernels_and_removes_what_is_stale(own_records: Path, tmp_path: Path) -> None:
     lockfile = tmp_path / "fxkernels.lock"
-    request = RepositoryRequest("acme/norms", version=1, revision=None)
-    entry = LockedRepository("acme/norms", COMMIT, request, {"torch-cpu": LockedFiles(Digests("sha256", {"layers.py": bytes(32)}))})
-    write_lock(Lock(str(lockfile), (entry,), (request,)), lockfile)
+    requested = RepositoryRequest("acme/norms", version=1, revision=None)
+    entry = LockedRepository("acme/norms", COMMIT, requested, {"torch-cpu": LockedFiles(Digests("sha256", {"layers.py": bytes(32)}))})
+    write_lock(Lock(str(lockfile), (entry,), (requested,)), lockfile)
     wanted, stale = record_of("acme/norms", COMMIT, "a" * 64), record_of("acme/norms", OTHER, "b" * 64)
     elsewhere = record_of("acme/norms", COMMIT, "c" * 64)
     for record in (wanted, stale, record_of("acme/other", COMMIT, "d" * 64)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hazard_requests import norm_request
+from hazard_probe_cases import norm_probe_case
 
 from fxkernels.admission import Admitted, admit
 from fxkernels.admission.worker import WORKER
@@ -22,13 +22,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def miss_of(layer: str, **given: float) -> Miss:
-    found = admit(norm_request(layer), **given)
+    found = admit(norm_probe_case(layer), **given)
     assert isinstance(found, Miss)
     return found
 
 
 def test_one_child_serves_all_probes() -> None:
-    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
+    assert isinstance(admit(norm_probe_case("hazard-twins:RMSNorm")), Admitted)
     starts = WORKER.starts
     assert miss_of("hazard-1-incoming-gradient:RMSNorm").code == "gradient"
     assert miss_of("Raises").code == "crash"
@@ -62,7 +62,7 @@ def test_a_kernel_that_hangs_is_a_miss_after_the_timeout_and_the_next_one_is_pro
     miss = miss_of(layer, timeout=2.0)
     assert miss.code == "timeout"
     assert "2 seconds" in miss.message
-    assert isinstance(admit(norm_request("hazard-twins:RMSNorm")), Admitted)
+    assert isinstance(admit(norm_probe_case("hazard-twins:RMSNorm")), Admitted)
 
 
 def test_a_class_that_only_this_process_has_is_rebuilt_in_the_child() -> None:
@@ -72,7 +72,7 @@ def test_a_class_that_only_this_process_has_is_rebuilt_in_the_child() -> None:
         def helper(self) -> float:
             return self.factor
 
-    found = admit(norm_request("hazard-twins:RMSNorm", host=Local))
+    found = admit(norm_probe_case("hazard-twins:RMSNorm", host=Local))
     assert isinstance(found, Admitted)
     assert found.evidence["notes"] == []
 
@@ -82,10 +82,10 @@ def test_a_kernel_that_needs_what_only_this_process_has_is_probed_here() -> None
         def helper(self) -> int:
             return 1
 
-    found = admit(norm_request("CallsHelper", host=Local))
+    found = admit(norm_probe_case("CallsHelper", host=Local))
     assert isinstance(found, Admitted)
     assert any("in the user's process" in note for note in found.evidence["notes"])
-    strict = admit(norm_request("CallsHelper", host=Local, training=False), verify="strict")
+    strict = admit(norm_probe_case("CallsHelper", host=Local, training=False), verify="strict")
     assert isinstance(strict, Miss)
     assert strict.code == "unprobed"
 
@@ -96,9 +96,9 @@ def test_a_script_is_not_run_a_second_time(tmp_path: Path, guarded: bool) -> Non
         import sys
         sys.path.insert(0, TESTS)
         print("main runs")
-        from hazard_requests import norm_request
+        from hazard_probe_cases import norm_probe_case
         from fxkernels.admission import admit
-        print(admit(norm_request("hazard-twins:RMSNorm")))
+        print(admit(norm_probe_case("hazard-twins:RMSNorm")))
     """
     lines = textwrap.dedent(body).replace("TESTS", repr(str(ROOT / "tests")))
     script = tmp_path / "script.py"

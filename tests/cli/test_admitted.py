@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hazard_requests import norm_request
+from hazard_probe_cases import norm_probe_case
 
 from fxkernels.admission import admit, forget_verdicts
 from fxkernels.cli.admitted import admitted
@@ -17,7 +17,7 @@ from fxkernels.cli.admitted import admitted
 @pytest.fixture(autouse=True)
 def own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FXKERNELS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FXKERNELS_VERIFY")
+    monkeypatch.delenv("FXKERNELS_VERIFY", raising=False)
     forget_verdicts()
     yield
     forget_verdicts()
@@ -36,8 +36,8 @@ def test_the_commands_on_an_empty_directory_say_so() -> None:
 
 
 def test_records_are_listed_shown_and_forgotten() -> None:
-    admit(norm_request("hazard-twins:RMSNorm"))
-    admit(norm_request("hazard-1-incoming-gradient:RMSNorm"))
+    admit(norm_probe_case("hazard-twins:RMSNorm"))
+    admit(norm_probe_case("hazard-1-incoming-gradient:RMSNorm"))
     lines = run("list").splitlines()
     assert [line.split("  ", 1)[1].strip() for line in lines] == [
         "refused gradient hazard-1-incoming-gradient:RMSNorm, training, with gradient",

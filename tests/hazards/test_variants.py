@@ -6,12 +6,12 @@ import inspect
 import sys
 
 import pytest
-from hazard_requests import hazard
+from hazard_probe_cases import hazard
 from hazard_variants import REPAIRED, TWINS, VARIANTS, Variant
 from torch import nn
 
-from fxkernels.admission.evidence import Verdict
 from fxkernels.admission.probe import probe
+from fxkernels.admission.verdict import Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -23,12 +23,12 @@ def became(verdict: Verdict) -> str:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_wrong_kernel_is_refused_or_repaired(variant: Variant) -> None:
-    assert became(probe(variant.request())) == variant.becomes
+    assert became(probe(variant.case())) == variant.becomes
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=str)
 def test_a_right_kernel_is_admitted_for_a_call_of_the_same_kind(twin: Variant) -> None:
-    verdict = probe(twin.request())
+    verdict = probe(twin.case())
     assert became(verdict) == "admitted", verdict.message
 
 

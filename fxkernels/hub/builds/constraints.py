@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from ...constraints import ConstraintError, parse
 from ...errors import RepositoryError
-from ...passes.constraints import ConstraintError, parse
 from ..strict_json import JsonObject, read_limited
 
 FILE_NAME = "constraints.json"

@@ -9,8 +9,14 @@ from typing import Any
 
 import torch
 
+from ..samples import hints_of
+
 _MOST_SYMBOLS = 3
 _LARGEST_BLOCK = 17  # as a power of two
+_LARGEST_UNIT = 256
+
+Choice = dict[Any, int]
+"""Values of the symbols."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,25 @@ class Symbols:
         """
         sizes = [inputs[position] if dimension < 0 else inputs[position].shape[dimension] for position, dimension in self.places]
         return [*sizes, *[inputs[n] for n in self.integers]], [inputs[n] for n in self.floats]
+
+
+def choices(inputs: Sequence[Any], symbols: Symbols) -> list[Choice] | None:
+    """Return values for the symbols in example values: those of the call, then others. None if those of the call are not known."""
+    hints = hints_of(inputs)
+    if not hints:
+        return hints if hints is None else [{}]
+    if not symbols.complete:
+        return None
+    others = [_others(n, hint) for n, hint in enumerate(hints.values())]
+    return [hints, *(dict(zip(hints, values, strict=True)) for values in zip(*others, strict=True))]
+
+
+def _others(place: int, hint: int) -> tuple[int, int]:
+    """Two more values for the symbol at this place: small, divisible as the call's is, and in no simple relation to those of others."""
+    unit = min(hint & -hint, _LARGEST_UNIT)
+    first = unit * (2 + place)
+    second = unit * (3 + place + 2 * place * place)
+    return first + 4 * unit * (first == hint), second + 5 * unit * (second == hint)
 
 
 def kinds(inputs: Sequence[Any]) -> list[str]:

@@ -14,12 +14,12 @@ import torch
 
 from ...errors import KernelRuntimeError
 from ...passes.miss import Miss
+from ..samples import Inputs, Sample, TensorSpec, random_like, specs_of
 from .case import Case, Run, Tools
-from .layouts import Layout, Symbols
+from .layouts import Choice, Layout, Symbols, choices
 from .memory import storage_of
 from .output_order import Order, order_of
 from .own_backward import OwnBackward, Recorded, Saving, Source, record
-from .samples import Choice, choices, number, random_like, sample, sizes_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def rehearse(
     found = choices(case.inputs, symbols)
     if found is None:
         return "a size of its inputs is known only when it runs"
-    if any(isinstance(value, torch.Tensor) and 0 in sizes_of(value, found[0]) for value in case.inputs):
+    if any(isinstance(spec, TensorSpec) and 0 in spec.sizes for spec in specs_of(case.inputs, found[0])):
         return "an input has no elements"
     try:
         stage = _Stage(case, symbols, found, tools, written, orders=dict(orders or {}))
@@ -80,7 +80,10 @@ class _Stage:
     orders: dict[int, Order] = field(default_factory=dict)
 
     def inputs(self, choice: int = 0, seed: int = 0) -> list[Any]:
-        return sample(self.case.inputs, self.choices[choice], seed)
+        specs = specs_of(self.case.inputs, self.choices[choice])
+        # Each has memory of its own: the compiler decides whether inputs of an operator share theirs.
+        apart: Inputs = tuple(replace(spec, storage=n, offset=0) if isinstance(spec, TensorSpec) else spec for n, spec in enumerate(specs))
+        return Sample.of(apart).fill(seed).views()
 
     def rehearsal(self, own: OwnBackward | None = None, without: str | None = None, again: str | None = None) -> Rehearsal:
         return Rehearsal(self.written, self.kept, own, without, again, self.orders)
@@ -126,7 +129,8 @@ def _forward(stage: _Stage) -> Miss | None:
 
 def _differs(stage: _Stage, position: int, output: torch.Tensor) -> Miss | None:
     example = stage.case.outputs[position]
-    sizes, strides = sizes_of(example, stage.choices[0]), [number(stride, stage.choices[0]) for stride in example.stride()]
+    (spec,) = specs_of([example], stage.choices[0])
+    sizes, strides = list(spec.sizes), list(spec.strides)
     same = (output.dtype, output.device.type, list(output.shape)) == (example.dtype, example.device.type, sizes)
     if same and all(size == 1 or one == other for size, one, other in zip(sizes, output.stride(), strides, strict=True)):
         return None
