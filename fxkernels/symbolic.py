@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from .annotate import annotated_forward, condition_of, layer_name_of
+from .annotate import ATTRIBUTE, annotated_forward, annotation_of, condition_of
 from .backend import check_fallback
 from .candidates.call_gates import supports_mode
 from .capture.captured_module import KEEPER
@@ -169,7 +169,10 @@ def _called(call: SymbolicCall, outcome: _Outcome) -> CallReport:
     layer = type(call.layer).__qualname__ if call.layer is not None else getattr(call.function, "__qualname__", call.layer_name)
     now = _decision(outcome.now, outcome.is_training)
     before = () if outcome.now == outcome.otherwise else (_decision(outcome.otherwise, not outcome.is_training),)
-    return CallReport(call.path, call.index, call.layer_name, layer, None, (*before, now if before else replace(now, training=None)))
+    annotation = annotation_of(call.layer if call.layer is not None else getattr(call.function, "module", call.function))
+    source = annotation.source if annotation is not None else ATTRIBUTE
+    decisions = (*before, now if before else replace(now, training=None))
+    return CallReport(call.path, call.index, call.layer_name, layer, None, decisions, source)
 
 
 def _status(chosen: Chosen) -> Status:
@@ -190,8 +193,8 @@ def _not_called(model: nn.Module, outcomes: list[tuple[SymbolicCall, _Outcome]])
     rewritten = [call for call, outcome in outcomes if outcome.choice is not None]
     reports = []
     for path, module in model.named_modules():
-        layer_name = layer_name_of(module)
-        if layer_name is None or path in called:
+        annotation = annotation_of(module)
+        if annotation is None or path in called:
             continue
         cover = next((call for call in rewritten if path.startswith(f"{call.path}.")), None)
         if annotated_forward(module) is None:
@@ -201,5 +204,5 @@ def _not_called(model: nn.Module, outcomes: list[tuple[SymbolicCall, _Outcome]])
             decision = GraphDecision(0, "covered", None, (miss,))
         else:
             decision = GraphDecision(-1, "not_captured", None, (Miss("not_captured", "the model's forward does not call it"),))
-        reports.append(CallReport(path, 0, layer_name, type(module).__qualname__, None, (decision,)))
+        reports.append(CallReport(path, 0, annotation.layer_name, type(module).__qualname__, None, (decision,), annotation.source))
     return reports

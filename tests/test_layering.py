@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 # Imports point down. A room may import rooms of its own level and of lower ones. A new module of fxkernels/ gets its place here.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"passes"}),
-    frozenset({"errors", "cache_directory", "fallback", "mode", "device", "target", "mapping", "annotate", "versions", "fuel"}),
+    frozenset({"annotate", "annotations_in_source", "cache_directory", "device", "errors"})
+    | frozenset({"fallback", "fuel", "mapping", "mode", "target", "versions"}),
     frozenset({"kernels", "hub", "builtin"}),
     frozenset({"admission", "capture", "candidates", "constrained", "report", "selection"}),
     frozenset({"transform", "explaining", "on_fakes", "symbolic", "kernelized", "backend", "options", "gatekeeper", "culprit", "tuning"}),

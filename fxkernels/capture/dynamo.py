@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from torch import fx, nn
 from torch.compiler import is_exporting
 
-from ..annotate import annotated_forward, condition_of, layer_name_of
+from ..annotate import annotated_forward, annotation_of, condition_of, layer_name_of
 from ..kernels.origin import LayerOrigin
 from ..kernels.stand_in import LayerState
 from ..passes.layer_call import SITE, CallSite, enter, leave
@@ -112,7 +112,9 @@ class Brackets:
         *,
         self_variable: _torch.Variable | None,
     ) -> _Token:
-        layer_name = layer_name_of(function if module is None else module) or ""
+        annotation = annotation_of(function if module is None else module)
+        assert annotation is not None
+        layer_name = annotation.layer_name
         serves = backend.serves(layer_name)
         caller = _enclosing(frame, module)
         path = _path(frame, backend.paths, module, caller, layer_name)
@@ -131,6 +133,7 @@ class Brackets:
             layer_name=layer_name,
             layer=(type(module) if module is not None and not is_function else written).__qualname__,
             location=_location(written),
+            annotation=annotation.source,
             training=training,
             arguments_known=serves,
             origin=_origin(function, module, is_function, state, opaque, serves),
@@ -205,9 +208,11 @@ def _annotated_frame(frame: _torch.Frame, root: nn.Module | None) -> FunctionTyp
         forward = inspect.getattr_static(type(root), "forward", None)
         if isinstance(forward, FunctionType) and forward.__code__ is code:
             return forward
-    function = frame.f_globals.get(code.co_name)
-    if isinstance(function, FunctionType) and function.__code__ is code and annotated_forward(function) is not None:
-        return function
+    # The code of a wrapper has a name of its own; that of the function that it wraps, and has closed over, is the wrapper's.
+    wrapped = [value for value in _torch.closed_over(frame) if isinstance(value, FunctionType)]
+    for function in (frame.f_globals.get(code.co_name), *(each.__globals__.get(each.__name__) for each in wrapped)):
+        if isinstance(function, FunctionType) and function.__code__ is code and annotated_forward(function) is not None:
+            return function
     return None
 
 

@@ -99,6 +99,8 @@ class CallReport:
         layer: The annotated class or function.
         location: ``file:line`` of the layer's definition, if known.
         decisions: One per captured graph, the newest last.
+        annotation: Where the layer name was found: ``"attribute"`` (of the class or function), or ``file:line`` of the decorator in the
+            source, where the decorator itself has done nothing.
     """
 
     path: str
@@ -107,6 +109,7 @@ class CallReport:
     layer: str
     location: str | None
     decisions: tuple[GraphDecision, ...]
+    annotation: str = "attribute"
 
     @property
     def key(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import fx
 
+from ..annotate import Annotation
 from ..passes.layer_call import CallSite, LayerCall
 from ..passes.miss import Miss
 from ..passes.plan import Decision
@@ -72,13 +73,16 @@ class Recorder:
     """What has been captured so far. A graph that is handed in again under the same key replaces its earlier record.
 
     Args:
-        annotated: Returns the annotated modules of the known models: path -> (layer name, whether the forward is overridden).
+        annotated: Returns the annotated modules of the known models: path -> (annotation, whether the forward is overridden).
         about: Returns what is to be said of the captures as a whole.
         counters: What counts the runs of the calls, where somebody asked for that.
     """
 
     def __init__(
-        self, annotated: Callable[[], dict[str, tuple[str, bool]]], about: Callable[[], About] = About, counters: RunCounters | None = None
+        self,
+        annotated: Callable[[], dict[str, tuple[Annotation, bool]]],
+        about: Callable[[], About] = About,
+        counters: RunCounters | None = None,
     ) -> None:
         self._annotated, self._about, self._counters = annotated, about, counters
         self._captured: dict[Hashable, _Captured] = {}
@@ -152,12 +156,13 @@ class Recorder:
             ran=self._counters,
         )
 
-    def _not_captured(self, path: str, layer_name: str, overridden: bool, twin: str | None) -> CallReport:
+    def _not_captured(self, path: str, annotation: Annotation, overridden: bool, twin: str | None) -> CallReport:
         if overridden:
             miss = Miss("forward_overridden", "its class overrides the annotated forward")
         else:
             miss = Miss("not_captured", "no captured graph has called it{reason}", {"reason": self._reason(twin)})
-        return CallReport(path, 0, layer_name, "", None, (GraphDecision(-1, "not_captured", None, (miss,)),))
+        decision = GraphDecision(-1, "not_captured", None, (miss,))
+        return CallReport(path, 0, annotation.layer_name, "", None, (decision,), annotation.source)
 
     def _reason(self, twin: str | None) -> str:
         if self._limits:
@@ -176,7 +181,7 @@ def _without_numbers(path: str) -> str:
 def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallReport:
     site = found[-1][0].site
     decisions = tuple([graph_decision(row.site, row.decision, number, row.node, row.reads) for row, number in found])
-    return CallReport(path, index, site.layer_name, site.layer, site.location, decisions)
+    return CallReport(path, index, site.layer_name, site.layer, site.location, decisions, site.annotation)
 
 
 def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:

@@ -79,7 +79,8 @@ def _what_it_is(call: CallReport, decision: GraphDecision) -> str:
     defined = f" at {short_location(call.location)}" if call.location else ""
     layer = f", {call.layer}{defined}" if call.layer and call.layer != call.layer_name else f",{defined}" if defined else ""
     mode = "" if decision.training is None else ", in training mode" if decision.training else ", in eval mode"
-    return f"Layer name {call.layer_name}{layer}{mode}{', called with' if decision.inputs else ''}"
+    read = "" if call.annotation == "attribute" else f" (read at {short_location(call.annotation)})"
+    return f"Layer name {call.layer_name}{read}{layer}{mode}{', called with' if decision.inputs else ''}"
 
 
 def _name(candidate: Candidate) -> str:

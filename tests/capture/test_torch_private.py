@@ -135,6 +135,22 @@ def test_frame_and_callers_go_up_to_the_compiled_frame() -> None:
     assert codes == [inner.__code__, outer.__code__]
 
 
+def test_closed_over_variables_are_those_of_the_compiled_function_that_have_a_value(inspector: Inspector) -> None:
+    found: list[Any] = []
+
+    def around(value: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def function(x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if value else x + later
+
+        return function
+        later = 2
+
+    inspector.on_frame = lambda frame: found.extend(_torch.closed_over(frame))
+    torch.compile(around("value"), backend="eager")(X)
+    torch.compile(lambda x: x + 1, backend="eager")(X)
+    assert found == ["value"]
+
+
 def test_local_variable_finds_arguments() -> None:
     def function(x: torch.Tensor, number: int) -> torch.Tensor:
         return look(x)

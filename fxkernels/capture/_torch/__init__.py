@@ -32,6 +32,7 @@ from .running import Watched, run_for_real, watch_on_fakes
 from .tracing import (
     Observer,
     add_marker,
+    closed_over,
     current_backend,
     frame_and_callers,
     frame_code,
@@ -72,6 +73,7 @@ __all__ = [
     "cacheable",
     "call_on_fakes",
     "cause_of",
+    "closed_over",
     "compile_key",
     "compiled_alone",
     "compiled_module",

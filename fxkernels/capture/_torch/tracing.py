@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, Protocol
 
 from torch import fx
@@ -100,6 +100,12 @@ def current_backend(frame: Frame) -> Any:
 def frame_code(frame: Frame) -> Any:
     """Return the code object that the frame runs."""
     return frame.f_code
+
+
+def closed_over(frame: Frame) -> list[Any]:
+    """Return the values of the variables that the function of a compiled frame has closed over. No guard is installed."""
+    empty = CellType()  # a variable that has no value yet
+    return [cell.cell_contents for cell in frame.closure or () if cell != empty]
 
 
 def frame_and_callers(frame: Frame) -> Iterator[Frame]:

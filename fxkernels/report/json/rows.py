@@ -35,7 +35,7 @@ OF_THE_CALL = ("graph", "node", "reads")
 With them, as ``names``, stand the values of `NAMES` in its misses: the rows of those leave them out.
 """
 
-OF_THE_LAYER = ("layer_name", "layer", "location")
+OF_THE_LAYER = ("layer_name", "layer", "location", "annotation")
 """The fields of a call that are a row of the table ``layers``."""
 
 NOT_WRITTEN = ("graphs", "ran")

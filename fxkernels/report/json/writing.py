@@ -41,8 +41,8 @@ class _Writer:
         return "{\n" + ",\n".join(f'"{key}":{_lines(content[key])}' for key in sorted(content)) + "\n}\n"
 
     def _call(self, call: CallReport) -> dict[str, Any]:
-        layer = {name: getattr(call, name) for name in OF_THE_LAYER if getattr(call, name) is not None}
-        row = {"path": call.path, "layer": self._number("layers", layer), "decisions": [self._decision(d) for d in call.decisions]}
+        layer = self._number("layers", self._record(call, tuple(each for each in columns(CallReport) if each.name in OF_THE_LAYER)))
+        row = {"path": call.path, "layer": layer, "decisions": [self._decision(d) for d in call.decisions]}
         return row | ({"index": call.index} if call.index else {})
 
     def _decision(self, decision: GraphDecision) -> dict[str, Any]:
