@@ -244,14 +244,14 @@ def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[s
 
 
 def _enclosing(frame: _torch.Frame, module: nn.Module | None) -> tuple[nn.Module, _torch.Variable] | None:
-    """The module, other than the called one, whose code makes the call."""
+    """The module, other than the called one, whose code makes the call. A function that was turned into a module is none."""
     for caller in _torch.frame_and_callers(frame):
         code: CodeType = _torch.frame_code(caller)
         if not code.co_argcount:
             continue
         variable = _torch.local_variable(caller, code.co_varnames[0])
         value = _torch.peek(caller, variable) if variable is not None else None
-        if isinstance(value, nn.Module) and value is not module:
+        if isinstance(value, nn.Module) and value is not module and not _is_function_module(value):
             return value, variable
     return None
 
@@ -266,14 +266,14 @@ def _path(
         return known
     if caller is not None and isinstance(caller[0], FunctionLayer):
         return path_of(caller[0]) or layer_name
-    stack = _torch.module_stack(frame)
-    if module is not None and stack and not _is_function_module(module):
-        reached = _without_root(stack[-1])
-        if reached:
-            return reached
+    name, innermost = next(reversed(_torch.module_stack(frame)), ("", None))
+    reached = _without_root(name)
+    # A layer that no module holds, and that is made anew for each call, is not on the stack: there is the module around it.
+    if reached and module is not None and type(module) is innermost and not _is_function_module(module):
+        return reached
     around = paths.get(caller[0]) if caller is not None else None
     if around is None:
-        around = _without_root(stack[-1]) if stack else ""
+        around = reached
     return f"{around}.{layer_name}" if around else layer_name
 
 
@@ -285,6 +285,8 @@ def _without_root(name: str) -> str:
 def _is_function_module(module: nn.Module) -> bool:
     """Whether the module is a function that the `kernels` package has turned into one: a module without state that wraps a closure."""
     forward = type(module).forward
+    if is_rewritten(module):
+        return False
     return hasattr(forward, "__signature__") and forward.__closure__ is not None and not module._parameters and not module._modules
 
 

@@ -200,7 +200,8 @@ def test_local_variable_installs_no_guard() -> None:
 
 def test_module_stack_names_the_modules_around() -> None:
     stack = inspected(Outer(), X, examine=lambda frame, *args: _torch.module_stack(frame))
-    assert stack[-1] in ("L['self'].layers.0", "L['self'].layers[0]", "L['self']._modules['layers']._modules['0']")
+    assert stack[-1][1] is Layer
+    assert stack[-1][0] in ("L['self'].layers.0", "L['self'].layers[0]", "L['self']._modules['layers']._modules['0']")
 
 
 # --- variables --------------------------------------------------------------------------------------------------------------------------

@@ -128,9 +128,9 @@ def local_variable(frame: Frame, name: str) -> Variable | None:
     return frame.output.side_effects.load_cell(variable)
 
 
-def module_stack(frame: Frame) -> tuple[str, ...]:
-    """Return Dynamo's names for the modules whose forward is being traced, outermost first."""
-    return tuple(name for name, _ in frame.nn_module_stack.values())
+def module_stack(frame: Frame) -> tuple[tuple[str, type], ...]:
+    """Return Dynamo's names for the modules whose forward is being traced, and their classes, outermost first."""
+    return tuple(frame.nn_module_stack.values())
 
 
 def add_marker(frame: Frame, marker: Callable[..., None], args: tuple[Any, ...]) -> fx.Node:
