@@ -13,9 +13,6 @@ from .annotations_in_source import source_annotation
 Annotated = TypeVar("Annotated", bound=Callable[..., Any])
 Condition = Callable[[Any], bool]
 
-ATTRIBUTE = "attribute"
-"""Where most annotations come from: the attribute that the decorator has set."""
-
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
@@ -29,7 +26,7 @@ class Annotation:
 
     layer_name: str
     condition: Condition | None = None
-    source: str = ATTRIBUTE
+    source: str = "attribute"
 
 
 def use_kernel_forward_from_hub(name: str, condition: Condition | None = None) -> Callable[[Annotated], Annotated]:

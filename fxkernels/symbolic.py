@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from .annotate import ATTRIBUTE, annotated_forward, annotation_of, condition_of
+from .annotate import annotated_forward, annotation_of, condition_of
 from .backend import check_fallback
 from .candidates.call_gates import supports_mode
 from .capture.captured_module import KEEPER
@@ -170,9 +170,9 @@ def _called(call: SymbolicCall, outcome: _Outcome) -> CallReport:
     now = _decision(outcome.now, outcome.is_training)
     before = () if outcome.now == outcome.otherwise else (_decision(outcome.otherwise, not outcome.is_training),)
     annotation = annotation_of(call.layer if call.layer is not None else getattr(call.function, "module", call.function))
-    source = annotation.source if annotation is not None else ATTRIBUTE
+    assert annotation is not None
     decisions = (*before, now if before else replace(now, training=None))
-    return CallReport(call.path, call.index, call.layer_name, layer, None, decisions, source)
+    return CallReport(call.path, call.index, call.layer_name, layer, None, decisions, annotation.source)
 
 
 def _status(chosen: Chosen) -> Status:

@@ -18,9 +18,10 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
-from fxkernels import replace_kernel_forward_from_hub
+from fxkernels import hubkernels, kernelize, replace_kernel_forward_from_hub
 from fxkernels.annotate import Annotation, annotated_forward, annotation_of, layer_name_of
 from fxkernels.annotations_in_source import annotation_among, definitions_in
 from fxkernels.capture.annotated_functions import wrapped_function
@@ -291,7 +292,7 @@ def test_a_program_that_is_run_by_its_name_has_source_too(tmp_path: Path) -> Non
 
 
 def test_decorators_that_work_are_not_read(write: Write) -> None:
-    pytest.importorskip("kernels")
+    pytest.importorskip("kernels.layer")
     module = write(
         """
         from kernels import use_kernel_forward_from_hub
@@ -310,6 +311,50 @@ def test_decorators_that_work_are_not_read(write: Write) -> None:
     assert function is not None
     assert annotation_of(function) is None
     assert annotation_among(definitions_in(module, silent_only=False), function) is not None
+
+
+MODEL = """
+from torch import nn
+
+@use_kernel_forward_from_hub("RMSNorm")
+class Norm(nn.Module):
+    def forward(self, x):
+        return x * x.pow(2).mean(-1, keepdim=True).rsqrt()
+
+@use_kernel_forward_from_hub("turn")
+def turn(x):
+    return -x
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return turn(x) + 1
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.attention, self.unused = Norm(), Attention(), Norm()
+
+    def forward(self, x):
+        return self.attention(self.norm(x))
+"""
+
+
+@pytest.mark.parametrize("way", ["backend", "dynamo", "symbolic"])
+def test_the_report_says_where_each_call_is_annotated(write: Write, way: str) -> None:
+    module, x = write(MODEL), torch.randn(2, 8)
+    model = module.Model()
+    if way == "backend":
+        backend = hubkernels(inner="eager", mapping={})
+        torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x), rtol=0, atol=0)
+        report = backend.report
+    else:
+        copy = kernelize(model, mapping={}, capture=way, device="cpu")
+        torch.testing.assert_close(copy(x), model(x), rtol=0, atol=0)
+        report = copy.report
+    lines = Path(str(module.__file__)).read_text().splitlines()
+    found = {call.key: lines[int(call.annotation.removeprefix(f"{module.__file__}:")) - 1] for call in report.calls}
+    norm, turn = (f'@use_kernel_forward_from_hub("{name}")' for name in ("RMSNorm", "turn"))
+    assert found == {"norm#0": norm, "attention.turn#0": turn, "unused#0": norm}
 
 
 # --- transformers -----------------------------------------------------------------------------------------------------------------------

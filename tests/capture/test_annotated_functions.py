@@ -73,7 +73,7 @@ def test_annotated_functions_are_themselves_again_after_tracing():
 
 
 def test_a_function_decorated_by_the_kernels_package_is_one_node():
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     elsewhere.decorated = kernels.use_kernel_forward_from_hub("Rotate")(rotate_for_kernels)
 
     class Holder(nn.Module):

@@ -101,7 +101,7 @@ def test_a_layer_that_no_module_holds_has_the_path_of_the_module_around_it_and_i
 
 
 def as_module(function: Callable[..., Any]) -> Any:
-    return pytest.importorskip("kernels").use_kernel_forward_from_hub("outer")(function)
+    return pytest.importorskip("kernels.layer").use_kernel_forward_from_hub("outer")(function)
 
 
 def test_calls_inside_a_function_that_the_kernels_package_turned_into_a_module_are_those_of_the_module_around_it() -> None:

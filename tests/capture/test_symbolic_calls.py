@@ -326,7 +326,7 @@ def test_a_function_called_by_a_container_gets_no_place_in_it():
 
 
 def test_functions_of_the_kernels_package_are_rewritten_and_pickled():
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     globals()["decorated"] = kernels.use_kernel_forward_from_hub("Rotate")(plain_rotate)
 
     class Whole(nn.Module):
