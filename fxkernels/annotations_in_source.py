@@ -26,8 +26,11 @@ _WRAPPERS = {"use_kernel_forward_from_hub": 0, "use_kernel_func_from_hub": 0, "u
 _LIBRARIES = ("transformers.integrations", "kernels")
 """Where those decorators are imported from: these modules, and what is inside them."""
 
-_ON_THE_WAY = {"transformers", "transformers.integrations", "transformers.integrations.hub_kernels", "kernels", "kernels.layer"}
-"""Modules by whose attributes a decorator can be reached."""
+_HOME = "transformers.integrations.hub_kernels"
+"""The module in which transformers has its decorators."""
+
+_ON_THE_WAY = {"transformers", "transformers.integrations", _HOME}
+"""Modules by whose attributes they can be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ def _may_have_silent_decorators(names: dict[str, Any]) -> bool:
             if _does_nothing(value):
                 return True
         # Not isinstance: it asks the value for its class, and some objects among the globals of torch warn when they are asked.
-        elif issubclass(type(value), ModuleType) and value.__name__ in _ON_THE_WAY:
+        elif issubclass(type(value), ModuleType) and value.__name__ in _ON_THE_WAY and _transformers_marks_nothing():
             return True
     return False
 
@@ -155,16 +158,19 @@ def _does_nothing(decorator: object) -> bool:
     """Whether one of these decorators, as a module has it, leaves alone what it decorates."""
     home = str(getattr(decorator, "__module__", ""))
     if home.startswith(_LIBRARIES[0]):
-        return _marks_nothing(home)
+        return _transformers_marks_nothing()
     return home.partition(".")[0] not in ("kernels", "fxkernels")  # else something that stands in for an import that failed
 
 
+def _transformers_marks_nothing() -> bool:
+    return _HOME in sys.modules and _marks_nothing(sys.modules[_HOME])
+
+
 @functools.cache
-def _marks_nothing(home: str) -> bool:
+def _marks_nothing(home: Any) -> bool:
     """Whether the decorators of transformers do nothing, tried on a class: their module decided that when it was imported."""
     tried = type("Tried", (), {"forward": lambda self: None})
-    decorator = getattr(sys.modules.get(home), "use_kernel_forward_from_hub", None)
-    return decorator is None or "kernel_layer_name" not in vars(decorator("Tried")(tried))
+    return "kernel_layer_name" not in vars(home.use_kernel_forward_from_hub("Tried")(tried))
 
 
 # --- the syntax tree --------------------------------------------------------------------------------------------------------------------
