@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import re
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType, FunctionType
-from typing import Any, Protocol
+from types import CellType, CodeType, FunctionType
+from typing import Any, Protocol, TypeGuard
 
 from torch import fx, nn
 from torch.compiler import is_exporting
@@ -191,7 +192,7 @@ def _kernelized(frame: _torch.Frame, module: nn.Module | None) -> Any | None:
 
 def _called_layer(frame: _torch.Frame, function: FunctionType, args: list[_torch.Variable]) -> nn.Module | None:
     """The module, if this is a call of the forward of an annotated class (or of a subclass that overrides it)."""
-    if not args or function.__code__.co_argcount == 0:
+    if not args:
         return None
     module = _torch.peek(frame, args[0])
     if not isinstance(module, nn.Module) or layer_name_of(module) is None:
@@ -205,28 +206,39 @@ def _annotated_frame(frame: _torch.Frame, root: nn.Module | None) -> FunctionTyp
     """The annotated function that the compiled frame runs, if it runs one."""
     code: CodeType = _torch.frame_code(frame)
     if root is not None and layer_name_of(root) is not None:
-        forward = inspect.getattr_static(type(root), "forward", None)
-        if isinstance(forward, FunctionType) and forward.__code__ is code:
+        forward: object = inspect.getattr_static(type(root), "forward", None)
+        if _is_run(forward, frame):
             return forward
     # The code of a wrapper has a name of its own; that of the function that it wraps, and has closed over, is the wrapper's.
-    wrapped = [value for value in _torch.closed_over(frame) if isinstance(value, FunctionType)]
-    for function in (frame.f_globals.get(code.co_name), *(each.__globals__.get(each.__name__) for each in wrapped)):
-        if isinstance(function, FunctionType) and function.__code__ is code and annotated_forward(function) is not None:
+    wrapped = [cell.cell_contents for cell in _torch.frame_closure(frame) if cell != CellType()]  # which has no contents
+    around = [each.__globals__.get(each.__name__) for each in wrapped if isinstance(each, FunctionType)]
+    function: object
+    for function in (frame.f_globals.get(code.co_name), *around):
+        if _is_run(function, frame) and annotated_forward(function) is not None:
             return function
     return None
 
 
+def _is_run(function: object, frame: _torch.Frame) -> TypeGuard[FunctionType]:
+    """Whether this is the function that the compiled frame runs. All functions that one decorator has made have one code."""
+    if not isinstance(function, FunctionType) or function.__code__ is not _torch.frame_code(frame):
+        return False
+    return all(map(operator.is_, function.__closure__ or (), _torch.frame_closure(frame)))
+
+
 def _frame_module(frame: _torch.Frame) -> nn.Module | None:
     """The module whose method the frame runs."""
-    code: CodeType = _torch.frame_code(frame)
-    names = [name for name in code.co_varnames[:1] if code.co_argcount]
-    names += [name for name in ("self",) if name not in names]  # a resumed frame begins with arguments of its own
-    for name in names:
+
+    def value_of(name: str) -> Any:
         variable = _torch.local_variable(frame, name)
-        value = _torch.peek(frame, variable) if variable is not None else None
-        if isinstance(value, nn.Module):
-            return value
-    return None
+        return _torch.peek(frame, variable) if variable is not None else None
+
+    code: CodeType = _torch.frame_code(frame)
+    first = value_of(code.co_varnames[0]) if code.co_argcount else None
+    if not code.co_argcount and code.co_flags & inspect.CO_VARARGS:  # a wrapper has all arguments in one
+        first = next(iter(value_of(code.co_varnames[code.co_kwonlyargcount]) or ()), None)
+    module = first if isinstance(first, nn.Module) else value_of("self")  # a resumed frame begins with arguments of its own
+    return module if isinstance(module, nn.Module) else None
 
 
 def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[str, _torch.Variable]]:

@@ -30,7 +30,7 @@ class Nothing:
 
 
 def keys(report: Report) -> list[str]:
-    return [call.key for call in report.calls]
+    return [call.key for call in report.calls if call.status != "not_captured"]
 
 
 @use_kernel_forward_from_hub("activation")
@@ -98,6 +98,48 @@ def test_a_wrapper_that_is_annotated_is_found_after_a_graph_break() -> None:
 
 def test_a_layer_that_no_module_holds_has_the_path_of_the_module_around_it_and_its_layer_name() -> None:
     assert keys(captured(Holding(activate), X)) == ["block.activation#0"]
+
+
+@use_kernel_forward_from_hub("wrapped")
+class Wrapped(nn.Module):
+    """As layers of transformers 5.24 whose forward has a deprecated keyword."""
+
+    @logged
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @logged
+    def other(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 3
+
+
+class WithWrapped(nn.Module):
+    def __init__(self, breaks: bool = False) -> None:
+        super().__init__()
+        self.layer, self.breaks = Wrapped(), breaks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.breaks:
+            x = self.around(x)
+        return self.layer(x)
+
+    def around(self, x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return self.layer(x)
+
+
+def test_a_layer_whose_forward_is_wrapped_is_found() -> None:
+    assert keys(captured(WithWrapped(), X)) == ["layer#0"]
+
+
+def test_a_layer_whose_forward_is_wrapped_is_found_where_it_is_compiled_by_itself() -> None:
+    assert keys(captured(Wrapped(), X)) == ["#0"]
+    assert keys(captured(WithWrapped(breaks=True), X)) == ["layer#0"]
+    assert keys(captured(Wrapped().forward, X)) == ["#0"]
+
+
+def test_another_method_under_the_same_wrapper_is_not_the_forward() -> None:
+    assert keys(captured(Wrapped().other, X)) == []
 
 
 def as_module(function: Callable[..., Any]) -> Any:

@@ -135,20 +135,17 @@ def test_frame_and_callers_go_up_to_the_compiled_frame() -> None:
     assert codes == [inner.__code__, outer.__code__]
 
 
-def test_closed_over_variables_are_those_of_the_compiled_function_that_have_a_value(inspector: Inspector) -> None:
+def test_frame_closure_is_that_of_the_compiled_function(inspector: Inspector) -> None:
     found: list[Any] = []
 
-    def around(value: object) -> Callable[[torch.Tensor], torch.Tensor]:
-        def function(x: torch.Tensor) -> torch.Tensor:
-            return x + 1 if value else x + later
+    def around(value: int) -> Any:
+        return lambda x: x + value
 
-        return function
-        later = 2
-
-    inspector.on_frame = lambda frame: found.extend(_torch.closed_over(frame))
-    torch.compile(around("value"), backend="eager")(X)
+    function = around(1)
+    inspector.on_frame = lambda frame: found.append(_torch.frame_closure(frame))
+    torch.compile(function, backend="eager")(X)
     torch.compile(lambda x: x + 1, backend="eager")(X)
-    assert found == ["value"]
+    assert [list(map(id, cells)) for cells in found] == [list(map(id, function.__closure__)), []]
 
 
 def test_local_variable_finds_arguments() -> None:

@@ -102,10 +102,9 @@ def frame_code(frame: Frame) -> Any:
     return frame.f_code
 
 
-def closed_over(frame: Frame) -> list[Any]:
-    """Return the values of the variables that the function of a compiled frame has closed over. No guard is installed."""
-    empty = CellType()  # a variable that has no value yet
-    return [cell.cell_contents for cell in frame.closure or () if cell != empty]
+def frame_closure(frame: Frame) -> tuple[CellType, ...]:
+    """Return the closure of the function that the compiled frame runs. Looking into its cells installs no guard."""
+    return tuple(frame.closure or ())
 
 
 def frame_and_callers(frame: Frame) -> Iterator[Frame]:
