@@ -5,14 +5,32 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TypeVar
+
+from .annotations_in_source import source_annotation
 
 Annotated = TypeVar("Annotated", bound=Callable[..., Any])
 Condition = Callable[[Any], bool]
 
 _names: set[str] = set()
 _functions: weakref.WeakSet[FunctionType] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What a class or a function is annotated with.
+
+    Args:
+        layer_name: The layer name.
+        condition: Called with the layer; False keeps the original for that layer.
+        source: ``"attribute"``, or the ``file:line`` of the decorator that it was read from.
+    """
+
+    layer_name: str
+    condition: Condition | None = None
+    source: str = "attribute"
 
 
 def use_kernel_forward_from_hub(name: str, condition: Condition | None = None) -> Callable[[Annotated], Annotated]:
@@ -114,24 +132,29 @@ def annotated_names() -> frozenset[str]:
     return frozenset(_names)
 
 
-def layer_name_of(obj: object) -> str | None:
-    """Return the layer name of a class, a module or a function, or None if it has none.
+def annotation_of(obj: object) -> Annotation | None:
+    """Return what a class, a module or a function is annotated with, or None if it is not annotated.
 
-    A subclass has its parent's name even where it overrides ``forward``; whether the name still holds is what `annotated_forward` says.
-    Classes and functions annotated by the `kernels` package (which turns functions into modules) have their names too.
+    A subclass has its parent's annotation even where it overrides ``forward``; whether that still holds is what `annotated_forward` says.
+    Classes and functions annotated by the `kernels` package (which turns functions into modules) count. Where a decorator of that package,
+    or of transformers, did nothing, its layer name is read from the source. ``kernel_layer_name = None`` takes an annotation back.
     """
     if inspect.isfunction(obj):
-        name = _own_name(obj)
-    else:
-        name = getattr(obj if inspect.isclass(obj) else type(obj), "kernel_layer_name", None)
-    return None if name is None else str(name)
+        return _own_annotation(obj)
+    found = _annotation_and_owner(obj if inspect.isclass(obj) else type(obj))
+    return found[0] if found is not None else None
+
+
+def layer_name_of(obj: object) -> str | None:
+    """Return the layer name of a class, a module or a function, or None if it has none. See `annotation_of`."""
+    found = annotation_of(obj)
+    return None if found is None else found.layer_name
 
 
 def condition_of(obj: object) -> Condition | None:
     """Return the condition that a class, a module or a function was annotated with, or None if it has none."""
-    holder = obj if inspect.isclass(obj) or inspect.isfunction(obj) else type(obj)
-    condition: Condition | None = getattr(holder, "kernel_condition", None)
-    return condition
+    found = annotation_of(obj)
+    return None if found is None else found.condition
 
 
 def annotated_forward(obj: object) -> FunctionType | None:
@@ -141,13 +164,25 @@ def annotated_forward(obj: object) -> FunctionType | None:
     ``forward`` set on the instance: what they compute is not what was annotated.
     """
     if inspect.isfunction(obj):
-        return obj if _own_name(obj) is not None else None
+        return obj if _own_annotation(obj) is not None else None
     if not inspect.isclass(obj):
         return None if "forward" in getattr(obj, "__dict__", ()) else annotated_forward(type(obj))
-    for owner in obj.__mro__:
+    found = _annotation_and_owner(obj)
+    if found is None:
+        return None
+    forward = getattr(obj, "forward", None)
+    return forward if inspect.isfunction(forward) and forward is getattr(found[1], "forward", None) else None
+
+
+def _annotation_and_owner(cls: type) -> tuple[Annotation, type] | None:
+    """The annotation of a class, and which class of its bases it stands at."""
+    for owner in cls.__mro__:
         if "kernel_layer_name" in vars(owner):
-            forward = getattr(obj, "forward", None)
-            return forward if inspect.isfunction(forward) and forward is getattr(owner, "forward", None) else None
+            name = vars(owner)["kernel_layer_name"]
+            return None if name is None else (Annotation(str(name), getattr(cls, "kernel_condition", None)), owner)
+        written = source_annotation(owner)
+        if written is not None:
+            return Annotation(written.layer_name, None, written.location), owner
     return None
 
 
@@ -156,20 +191,25 @@ def annotated_functions() -> tuple[FunctionType, ...]:
     return tuple(_functions)
 
 
+def _own_annotation(function: FunctionType) -> Annotation | None:
+    """The annotation of this very function. A wrapper made with `functools.wraps` has the attribute too, but computes something else."""
+    attributes = vars(function)
+    if "kernel_layer_name" not in attributes:
+        written = source_annotation(function)
+        return None if written is None else Annotation(written.layer_name, None, written.location)
+    name = attributes["kernel_layer_name"]
+    if name is None or getattr(attributes.get("__wrapped__"), "kernel_layer_name", None) == name:
+        return None
+    return Annotation(str(name), attributes.get("kernel_condition"))
+
+
 def _annotate_function(function: FunctionType, name: str, condition: Condition | None) -> None:
-    if getattr(vars(function).get("__wrapped__"), "kernel_layer_name", None) == name:
+    if layer_name_of(vars(function).get("__wrapped__")) == name:
         raise ValueError(f"{function.__qualname__} wraps a function that is already marked as {name!r}; mark only one of the two")
     _names.add(name)
     function.kernel_layer_name = name  # type: ignore[attr-defined]
     function.kernel_condition = condition  # type: ignore[attr-defined]
     _functions.add(function)
-
-
-def _own_name(function: FunctionType) -> object:
-    """The name given to this very function. A wrapper made with `functools.wraps` has the attribute too, but computes something else."""
-    name = vars(function).get("kernel_layer_name")
-    wrapped = vars(function).get("__wrapped__")
-    return None if getattr(wrapped, "kernel_layer_name", None) == name else name
 
 
 def _check_name_and_condition(name: object, condition: object) -> None:

@@ -20,6 +20,7 @@ class CallSite:
         layer_name: The name that the annotation gives.
         layer: Name of the annotated class or function.
         location: ``file:line`` of the reference's definition, if known.
+        annotation: Where the layer name was found: ``"attribute"``, or ``file:line`` of the decorator that it was read from.
         training: The layer's training flag, or None if nobody asked for it (then no graph may depend on it).
         arguments_known: Whether capture has looked at the call's arguments. It does not for names that no mapping serves, so that
             capturing such a call adds no guard and no graph input.
@@ -31,6 +32,7 @@ class CallSite:
     layer_name: str
     layer: str
     location: str | None = None
+    annotation: str = "attribute"
     training: bool | None = None
     arguments_known: bool = True
     origin: Any = None

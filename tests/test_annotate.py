@@ -250,7 +250,7 @@ def test_only_classes_record_functions() -> None:
 
 
 def test_class_annotated_by_the_kernels_package_needs_nothing() -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
 
     class Norm(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -262,7 +262,7 @@ def test_class_annotated_by_the_kernels_package_needs_nothing() -> None:
 
 
 def test_function_annotated_by_the_kernels_package_needs_nothing() -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     theirs = kernels.use_kernel_forward_from_hub("turn")(plain)
     assert layer_name_of(theirs) == "turn"
     assert annotated_forward(theirs) is type(theirs).forward
@@ -270,7 +270,7 @@ def test_function_annotated_by_the_kernels_package_needs_nothing() -> None:
 
 
 def test_class_annotated_here_is_annotated_for_the_kernels_package() -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     module = Doubled()
     with pytest.raises(ValueError, match="No layer mapping for `Doubled`"):
         kernels.kernelize(module, mode=kernels.Mode.INFERENCE, device="cpu", use_fallback=False)

@@ -81,7 +81,7 @@ def test_what_is_no_device_is_no_key_of_a_mapping() -> None:
 
 
 def test_devices_of_the_kernels_package_mean_the_same() -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     theirs = kernels.Device(type="cuda", properties=kernels.CUDAProperties(min_capability=80, max_capability=90))
     assert device_of(theirs) == Device("cuda", CUDAProperties(80, 90))
     assert device_of(kernels.Device(type="mps")) == Device("mps")

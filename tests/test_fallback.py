@@ -63,6 +63,6 @@ def test_anything_else_is_a_type_error_that_says_what_it_may_be(value: object) -
 
 
 def test_members_are_those_of_the_kernels_package() -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     theirs = {name: flag.value for name, flag in kernels.KernelizeFallback.__members__.items()}
     assert {name: flag.value for name, flag in KernelizeFallback.__members__.items()} == theirs

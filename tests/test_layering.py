@@ -24,6 +24,7 @@ ROOMS: tuple[str, ...] = (
     "target",
     "mode",
     "mapping",
+    "annotations_in_source",
     "annotate",
     "versions",
     "cache_directory",

@@ -126,7 +126,7 @@ def test_mapping_does_not_follow_later_changes_of_the_dict_it_came_from() -> Non
 
 
 def test_mapping_written_for_the_kernels_package_is_accepted() -> None:
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     repository = kernels.LayerRepository("acme/norms", layer_name="Norm", revision="main")
     device = kernels.Device(type="cuda", properties=kernels.CUDAProperties(min_capability=80, max_capability=90))
     mapping = KernelMapping.of({"Norm": {device: {kernels.Mode.INFERENCE | kernels.Mode.TORCH_COMPILE: repository}}})

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import weakref
 from dataclasses import dataclass
-from types import CodeType, FunctionType
-from typing import Any, Protocol
+from types import CellType, CodeType, FunctionType
+from typing import Any, Protocol, TypeGuard
 
 from torch import fx, nn
 from torch.compiler import is_exporting
 
-from ..annotate import annotated_forward, condition_of, layer_name_of
+from ..annotate import annotated_forward, annotation_of, condition_of, layer_name_of
 from ..kernels.origin import LayerOrigin
 from ..kernels.stand_in import LayerState
 from ..passes.layer_call import CallSite
@@ -112,7 +113,9 @@ class Brackets:
         *,
         self_variable: _torch.Variable | None,
     ) -> _Token:
-        layer_name = layer_name_of(function if module is None else module) or ""
+        annotation = annotation_of(function if module is None else module)
+        assert annotation is not None
+        layer_name = annotation.layer_name
         serves = backend.serves(layer_name)
         caller = _enclosing(frame, module)
         path = _path(frame, backend.paths, module, caller, layer_name)
@@ -131,6 +134,7 @@ class Brackets:
             layer_name=layer_name,
             layer=(type(module) if module is not None and not is_function else written).__qualname__,
             location=_location(written),
+            annotation=annotation.source,
             training=training,
             arguments_known=serves,
             origin=_origin(function, module, is_function, state, opaque, serves),
@@ -188,7 +192,7 @@ def _kernelized(frame: _torch.Frame, module: nn.Module | None) -> Any | None:
 
 def _called_layer(frame: _torch.Frame, function: FunctionType, args: list[_torch.Variable]) -> nn.Module | None:
     """The module, if this is a call of the forward of an annotated class (or of a subclass that overrides it)."""
-    if not args or function.__code__.co_argcount == 0:
+    if not args:
         return None
     module = _torch.peek(frame, args[0])
     if not isinstance(module, nn.Module) or layer_name_of(module) is None:
@@ -200,30 +204,39 @@ def _annotated_frame(frame: _torch.Frame, root: nn.Module | None) -> FunctionTyp
     """The annotated function that the compiled frame runs, if it runs one."""
     code: CodeType = _torch.frame_code(frame)
     if root is not None and layer_name_of(root) is not None:
-        forward = inspect.getattr_static(type(root), "forward", None)
-        if isinstance(forward, FunctionType) and forward.__code__ is code:
+        forward: object = inspect.getattr_static(type(root), "forward", None)
+        if _is_run(forward, frame):
             return forward
-    function = frame.f_globals.get(code.co_name)
-    if isinstance(function, FunctionType) and function.__code__ is code and annotated_forward(function) is not None:
-        return function
+    # The code of a wrapper has a name of its own; that of the function that it wraps, and has closed over, is the wrapper's.
+    wrapped = [cell.cell_contents for cell in _torch.frame_closure(frame) if cell != CellType()]  # which has no contents
+    around = [each.__globals__.get(each.__name__) for each in wrapped if isinstance(each, FunctionType)]
+    function: object
+    for function in (frame.f_globals.get(code.co_name), *around):
+        if _is_run(function, frame) and annotated_forward(function) is not None:
+            return function
     return None
+
+
+def _is_run(function: object, frame: _torch.Frame) -> TypeGuard[FunctionType]:
+    """Whether this is the function that the compiled frame runs. All functions that one decorator has made have one code."""
+    if not isinstance(function, FunctionType) or function.__code__ is not _torch.frame_code(frame):
+        return False
+    return all(map(operator.is_, function.__closure__ or (), _torch.frame_closure(frame)))
 
 
 def _frame_module(frame: _torch.Frame) -> nn.Module | None:
-    """The module whose method the frame runs. To a decorator's wrapper it may be the first of the variable arguments."""
-    code: CodeType = _torch.frame_code(frame)
-    if not code.co_argcount and code.co_flags & inspect.CO_VARARGS:
-        variable = _torch.local_variable(frame, code.co_varnames[code.co_kwonlyargcount])
-        given = _torch.peek(frame, variable) if variable is not None else None
-        return given[0] if isinstance(given, tuple) and given and isinstance(given[0], nn.Module) else None
-    names = [name for name in code.co_varnames[:1] if code.co_argcount]
-    names += [name for name in ("self",) if name not in names]  # a resumed frame begins with arguments of its own
-    for name in names:
+    """The module whose method the frame runs."""
+
+    def value_of(name: str) -> Any:
         variable = _torch.local_variable(frame, name)
-        value = _torch.peek(frame, variable) if variable is not None else None
-        if isinstance(value, nn.Module):
-            return value
-    return None
+        return _torch.peek(frame, variable) if variable is not None else None
+
+    code: CodeType = _torch.frame_code(frame)
+    first = value_of(code.co_varnames[0]) if code.co_argcount else None
+    if not code.co_argcount and code.co_flags & inspect.CO_VARARGS:  # a wrapper has all arguments in one
+        first = next(iter(value_of(code.co_varnames[code.co_kwonlyargcount]) or ()), None)
+    module = first if isinstance(first, nn.Module) else value_of("self")  # a resumed frame begins with arguments of its own
+    return module if isinstance(module, nn.Module) else None
 
 
 def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[str, _torch.Variable]]:
@@ -241,14 +254,14 @@ def _frame_arguments(frame: _torch.Frame) -> tuple[list[_torch.Variable], dict[s
 
 
 def _enclosing(frame: _torch.Frame, module: nn.Module | None) -> tuple[nn.Module, _torch.Variable] | None:
-    """The module, other than the called one, whose code makes the call."""
+    """The module, other than the called one, whose code makes the call. A function that was turned into a module is none."""
     for caller in _torch.frame_and_callers(frame):
         code: CodeType = _torch.frame_code(caller)
         if not code.co_argcount:
             continue
         variable = _torch.local_variable(caller, code.co_varnames[0])
         value = _torch.peek(caller, variable) if variable is not None else None
-        if isinstance(value, nn.Module) and value is not module:
+        if isinstance(value, nn.Module) and value is not module and not _is_function_module(value):
             return value, variable
     return None
 
@@ -259,16 +272,16 @@ def _path(
     known = paths.get(module) if module is not None else None
     if known is not None:
         return known
-    stack = _torch.module_stack(frame)
-    if module is not None and stack and not _is_function_module(module):
-        reached = without_root(stack[-1])
-        if reached:
-            return reached
+    name, innermost = next(reversed(_torch.module_stack(frame)), ("", None))
+    reached = without_root(name)
+    # A layer that no module holds, and that is made anew for each call, is not on the stack: there is the module around it.
+    if reached and module is not None and type(module) is innermost and not _is_function_module(module):
+        return reached
     around = paths.get(caller[0]) if caller is not None else None
     if around is not None and caller is not None and isinstance(caller[0], FunctionCall):
         around = around.rpartition(".")[0]
     if around is None:
-        around = without_root(stack[-1]) if stack else ""
+        around = reached
     return f"{around}.{layer_name}" if around else layer_name
 
 

@@ -7,7 +7,7 @@ import weakref
 
 from torch import fx, nn
 
-from ..annotate import annotated_forward, layer_name_of
+from ..annotate import Annotation, annotated_forward, annotation_of
 
 
 class ModulePaths:
@@ -20,7 +20,7 @@ class ModulePaths:
 
     def __init__(self) -> None:
         self._paths: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-        self._annotated: dict[str, tuple[str, bool]] = {}
+        self._annotated: dict[str, tuple[Annotation, bool]] = {}
         self.model = ""
         """The class of the first root."""
 
@@ -37,9 +37,9 @@ class ModulePaths:
         if not path and not self.model:
             # torch.fx gives each graph module a class of its own, with the name of the model's.
             self.model = type(module).__name__ if isinstance(module, fx.GraphModule) else type(module).__qualname__
-        layer_name = layer_name_of(module)
-        if layer_name is not None:
-            self._annotated.setdefault(path, (layer_name, annotated_forward(module) is None))
+        annotation = annotation_of(module)
+        if annotation is not None:
+            self._annotated.setdefault(path, (annotation, annotated_forward(module) is None))
 
     def get(self, module: nn.Module) -> str | None:
         """Return the module's path, or None if it belongs to no known root."""
@@ -50,8 +50,8 @@ class ModulePaths:
         return {id(module): path for module, path in self._paths.items()}
 
     @property
-    def annotated(self) -> dict[str, tuple[str, bool]]:
-        """Paths of all annotated modules, with their layer names and whether they override the annotated forward."""
+    def annotated(self) -> dict[str, tuple[Annotation, bool]]:
+        """Paths of all annotated modules, with their annotations and whether they override the annotated forward."""
         return dict(self._annotated)
 
 

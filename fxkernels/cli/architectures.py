@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,22 +57,8 @@ def _transformers() -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise CommandError("hf: targets need transformers: pip install transformers kernels") from error
-    from transformers.utils.import_utils import is_kernels_available
-
-    if not is_kernels_available():
-        raise CommandError(
-            f"transformers {transformers.__version__} marks its layers only where a version of the kernels package is installed that it "
-            f"supports; {_installed('kernels')}"
-        )
+        raise CommandError("hf: targets need transformers: pip install transformers") from error
     return transformers
-
-
-def _installed(package: str) -> str:
-    try:
-        return f"{package} {importlib.metadata.version(package)} is installed"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{package} is not installed"
 
 
 @contextlib.contextmanager

@@ -83,6 +83,15 @@ class GraphDecision:
         return tuple(gate for gate in taken if gate.outcome == "unknown")
 
 
+def shortened(location: str) -> str:
+    """Return a ``file:line`` as seen from the installed packages or the current directory, if it is in one of them.
+
+    It leaves out where this machine keeps its packages: ``transformers/models/llama/modeling_llama.py:52``.
+    """
+    in_packages = _PACKAGES.match(location)
+    return location[in_packages.end() :] if in_packages is not None else location.removeprefix(f"{Path.cwd()}/")
+
+
 @dataclass(frozen=True, slots=True)
 class CallReport:
     """One layer call and what was decided about it.
@@ -94,6 +103,8 @@ class CallReport:
         layer: The annotated class or function.
         location: ``file:line`` of the layer's definition, if known.
         decisions: One per captured graph, the newest last.
+        annotation: Where the layer name was found: ``"attribute"`` (of the class or function), or ``file:line`` of the decorator in the
+            source, where the decorator itself has done nothing.
     """
 
     path: str
@@ -102,6 +113,7 @@ class CallReport:
     layer: str
     location: str | None
     decisions: tuple[GraphDecision, ...]
+    annotation: str = "attribute"
 
     @property
     def key(self) -> str:
@@ -110,13 +122,8 @@ class CallReport:
 
     @property
     def short_location(self) -> str:
-        """The location as seen from the installed packages or the current directory, if it is in one of them; empty if there is none.
-
-        It leaves out where this machine keeps its packages: ``transformers/models/llama/modeling_llama.py:52``.
-        """
-        location = self.location or ""
-        in_packages = _PACKAGES.match(location)
-        return location[in_packages.end() :] if in_packages is not None else location.removeprefix(f"{Path.cwd()}/")
+        """The location as `shortened` gives it; empty if there is none."""
+        return shortened(self.location or "")
 
     @property
     def status(self) -> Status:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx
 
+from ..annotate import Annotation
 from ..kernels.describe import Description
 from ..passes.dataflow import reads_of
 from ..passes.fuse import Matched
@@ -55,13 +56,16 @@ class Recorder:
     """What has been captured so far. A graph that is handed in again under the same key replaces its earlier record.
 
     Args:
-        annotated: Returns the annotated modules of the known models: path -> (layer name, whether the forward is overridden).
+        annotated: Returns the annotated modules of the known models: path -> (annotation, whether the forward is overridden).
         about: Returns what the captures as a whole depend on.
         counters: Counts the runs of the calls, with ``counters=True``.
     """
 
     def __init__(
-        self, annotated: Callable[[], dict[str, tuple[str, bool]]], about: Callable[[], About] = About, counters: RunCounters | None = None
+        self,
+        annotated: Callable[[], dict[str, tuple[Annotation, bool]]],
+        about: Callable[[], About] = About,
+        counters: RunCounters | None = None,
     ) -> None:
         self._annotated, self._about, self._counters = annotated, about, counters
         self._captured: dict[Hashable, _Captured] = {}
@@ -157,12 +161,13 @@ class Recorder:
                 nearest = f"; nearest: {max(misses, key=lambda miss: miss.matched).text}" if misses else ""
                 yield f"fusion {name} is mapped and matched nothing{nearest}"
 
-    def _not_captured(self, path: str, layer_name: str, overridden: bool, twin: str | None) -> CallReport:
+    def _not_captured(self, path: str, annotation: Annotation, overridden: bool, twin: str | None) -> CallReport:
         if overridden:
             miss = Miss("forward_overridden", "its class overrides the annotated forward")
         else:
             miss = Miss("not_captured", "no captured graph has called it{reason}", {"reason": self._reason(twin)})
-        return CallReport(path, 0, layer_name, "", None, (GraphDecision(-1, "not_captured", None, (miss,)),))
+        decision = GraphDecision(-1, "not_captured", None, (miss,))
+        return CallReport(path, 0, annotation.layer_name, "", None, (decision,), annotation.source)
 
     def _reason(self, twin: str | None) -> str:
         if self._limits:
@@ -181,7 +186,7 @@ def _without_numbers(path: str) -> str:
 def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallReport:
     site = found[-1][0].site
     decisions = tuple([graph_decision(row.site, row.decision, number, row.node, row.reads) for row, number in found])
-    return CallReport(path, index, site.layer_name, site.layer, site.location, decisions)
+    return CallReport(path, index, site.layer_name, site.layer, site.location, decisions, site.annotation)
 
 
 def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:

@@ -13,7 +13,7 @@ from ..passes.miss import Miss
 from ..passes.plan import Status
 from .fold import Fold, differing_decisions, fold_calls
 from .hints import hint_for
-from .model import CallReport, Evidence, GraphDecision, ReportData
+from .model import CallReport, Evidence, GraphDecision, ReportData, shortened
 from .terminal import columns, wrapped
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
@@ -229,7 +229,8 @@ def _what_it_is(call: CallReport, decision: GraphDecision) -> str:
     defined = f" at {call.short_location}" if call.location else ""
     layer = f", {call.layer}{defined}" if call.layer and call.layer != call.layer_name else f",{defined}" if defined else ""
     mode = "" if decision.training is None else ", in training mode" if decision.training else ", in eval mode"
-    return f"Layer name {call.layer_name}{layer}{mode}{', called with' if decision.inputs else ''}"
+    read = "" if call.annotation == "attribute" else f" (read at {shortened(call.annotation)})"
+    return f"Layer name {call.layer_name}{read}{layer}{mode}{', called with' if decision.inputs else ''}"
 
 
 def _name(candidate: Candidate) -> str:

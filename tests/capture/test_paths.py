@@ -9,6 +9,7 @@ import torch
 from layers import Block, Norm, Stack
 from torch import nn
 
+from fxkernels.annotate import Annotation
 from fxkernels.capture.paths import ModulePaths
 
 
@@ -53,19 +54,19 @@ def test_module_that_stands_at_two_places_has_the_first_path() -> None:
 def test_path_may_be_given_by_hand() -> None:
     norm, paths = Norm(), ModulePaths()
     paths.put(norm, "encoder.norm")
-    assert (paths.get(norm), paths.annotated) == ("encoder.norm", {"encoder.norm": ("RMSNorm", False)})
+    assert (paths.get(norm), paths.annotated) == ("encoder.norm", {"encoder.norm": (Annotation("RMSNorm"), False)})
 
 
 def test_annotated_modules_are_listed_with_their_layer_names() -> None:
     paths = ModulePaths()
     paths.add_root(Stack(1))
-    assert paths.annotated == {"blocks.0.norm": ("RMSNorm", False), "norm": ("RMSNorm", False)}
+    assert paths.annotated == {"blocks.0.norm": (Annotation("RMSNorm"), False), "norm": (Annotation("RMSNorm"), False)}
 
 
 def test_subclass_that_overrides_the_annotated_forward_is_listed_as_such() -> None:
     paths = ModulePaths()
     paths.add_root(nn.Sequential(Overriding()))
-    assert paths.annotated == {"0": ("RMSNorm", True)}
+    assert paths.annotated == {"0": (Annotation("RMSNorm"), True)}
 
 
 def test_list_of_annotated_modules_is_a_copy() -> None:

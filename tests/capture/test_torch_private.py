@@ -135,6 +135,19 @@ def test_frame_and_callers_go_up_to_the_compiled_frame() -> None:
     assert codes == [inner.__code__, outer.__code__]
 
 
+def test_frame_closure_is_that_of_the_compiled_function(inspector: Inspector) -> None:
+    found: list[Any] = []
+
+    def around(value: int) -> Any:
+        return lambda x: x + value
+
+    function = around(1)
+    inspector.on_frame = lambda frame: found.append(_torch.frame_closure(frame))
+    torch.compile(function, backend="eager")(X)
+    torch.compile(lambda x: x + 1, backend="eager")(X)
+    assert [list(map(id, cells)) for cells in found] == [list(map(id, function.__closure__)), []]
+
+
 def test_local_variable_finds_arguments() -> None:
     def function(x: torch.Tensor, number: int) -> torch.Tensor:
         return look(x)
@@ -184,7 +197,8 @@ def test_local_variable_installs_no_guard() -> None:
 
 def test_module_stack_names_the_modules_around() -> None:
     stack = inspected(Outer(), X, examine=lambda frame, *args: _torch.module_stack(frame))
-    assert stack[-1] in ("L['self'].layers.0", "L['self'].layers[0]", "L['self']._modules['layers']._modules['0']")
+    assert stack[-1][1] is Layer
+    assert stack[-1][0] in ("L['self'].layers.0", "L['self'].layers[0]", "L['self']._modules['layers']._modules['0']")
 
 
 # --- variables --------------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -204,15 +206,24 @@ def test_every_architecture_of_the_corpus_can_be_explained(run: Run, name: str) 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("transformers")
-def test_without_the_kernels_package_an_architecture_has_no_annotations_and_that_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["llama", "qwen3_next"])
+def test_without_the_kernels_package_an_architecture_has_the_same_calls_and_the_report_says_where_they_are_annotated(
+    tmp_path: Path, run: Run, name: str
+) -> None:
+    import corpus
+
     (tmp_path / "sitecustomize.py").write_text(
         "import transformers.utils.import_utils as utils\nutils.is_kernels_available = lambda *versions: False\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
-    command = [sys.executable, "-m", "fxkernels", "explain", "hf:llama"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "marks its layers only where a version of the kernels package is installed that it supports" in result.stderr
+    settings = with_config(*(f"{key}={json.dumps(value)}" for key, value in corpus.MODELS[name]["config"].items()))
+    arguments = [f"hf:{name}", *settings, "--json", "-"]
+    command = [sys.executable, "-m", "fxkernels", "explain", *arguments]
+    without = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    found, expected = Report.from_json(without.stdout), Report.from_json(run(*arguments).stdout)
+    assert Counter(call.layer_name for call in found.calls) == corpus.layer_calls(name)
+    assert {call.annotation.rpartition("/")[2].partition(":")[0] for call in found.calls} <= {f"modeling_{name}.py", "activations.py"}
+    assert [replace(call, annotation="") for call in found.calls] == [replace(call, annotation="") for call in expected.calls]
 
 
 def torch_version() -> str:

@@ -61,7 +61,7 @@ def test_any_object_with_load_is_a_repository():
 
 
 def test_repository_of_the_kernels_package_is_named_by_its_id():
-    kernels = pytest.importorskip("kernels")
+    kernels = pytest.importorskip("kernels.layer")
     repo = kernels.LayerRepository(repo_id="acme/norms", layer_name="RMSNorm", revision=COMMIT)
     repo.load = lambda: Plain
     assert str(load_kernel_layer(repo, CPU).identity) == "acme/norms@9a31f0c:RMSNorm"

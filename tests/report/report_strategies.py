@@ -74,7 +74,8 @@ TARGETS = st.builds(
 def reports(draw: st.DrawFn) -> Report:
     keys = draw(st.lists(st.tuples(st.sampled_from(["", "a.0", "a.1", "b"]), st.integers(0, 2)), unique=True, max_size=4))
     decided = st.lists(DECISIONS, min_size=1, max_size=2).map(tuple)
-    calls = tuple(CallReport(path, index, draw(TEXT), draw(TEXT), draw(st.none() | TEXT), draw(decided)) for path, index in keys)
+    said = st.tuples(TEXT, TEXT, st.none() | TEXT, decided, TEXT)
+    calls = tuple(CallReport(path, index, *draw(said)) for path, index in keys)
     versions = draw(tuples(st.tuples(TEXT, TEXT)))
     capture = draw(st.sampled_from(["dynamo", "symbolic"]))
     return Report(calls, (), draw(st.booleans()), draw(tuples(TEXT)), capture, draw(TEXT), draw(tuples(TARGETS)), versions)

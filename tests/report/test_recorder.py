@@ -16,6 +16,7 @@ from kernel_repositories import repository
 from layers import Stack
 from torch import fx
 
+from fxkernels.annotate import Annotation
 from fxkernels.backend import hubkernels
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.passes.layer_call import LayerCall
@@ -48,7 +49,7 @@ def decided(module: fx.GraphModule, *missed: str) -> Iterator[tuple[LayerCall, D
 
 def recorder(**annotated: bool) -> Recorder:
     """A recorder that knows of these annotated modules; the value says whether the forward is overridden."""
-    return Recorder(lambda: {path: ("RMSNorm", overridden) for path, overridden in annotated.items()})
+    return Recorder(lambda: {path: (Annotation("RMSNorm"), overridden) for path, overridden in annotated.items()})
 
 
 def statuses(report: Report) -> dict[str, str]:
@@ -144,7 +145,7 @@ def test_recompile_limit_is_named_as_the_reason() -> None:
 
 
 def test_twin_whose_graph_may_serve_the_module_is_named() -> None:
-    found = Recorder(lambda: dict.fromkeys(("layers.0.norm", "layers.1.norm"), ("RMSNorm", False)))
+    found = Recorder(lambda: dict.fromkeys(("layers.0.norm", "layers.1.norm"), (Annotation("RMSNorm"), False)))
     module = graph("layers.0.norm")
     found.record("a", module, decided(module), None)
     _, other = found.report.calls

@@ -107,6 +107,12 @@ def test_a_name_that_does_not_exist_is_an_error_that_suggests_others(name: str, 
         small_report().why(name)
 
 
+def test_a_layer_name_that_was_read_from_the_source_comes_with_its_place() -> None:
+    norm = small_report().calls[0]
+    report = Report((replace(norm, annotation="/usr/lib/python3/site-packages/acme/norms.py:7"),))
+    assert f"Layer name {norm.layer_name} (read at acme/norms.py:7), " in str(report.why(norm.path)).replace("\n", " ")
+
+
 def test_a_report_without_calls_says_that_there_are_none() -> None:
     with pytest.raises(ValueError, match="no annotated layer was called"):
         Report().why("norm")

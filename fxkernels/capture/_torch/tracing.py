@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, Protocol
 
 from torch import fx
@@ -137,6 +137,11 @@ def frame_code(frame: Frame) -> Any:
     return frame.f_code
 
 
+def frame_closure(frame: Frame) -> tuple[CellType, ...]:
+    """Return the closure of the function that the compiled frame runs. Looking into its cells installs no guard."""
+    return tuple(frame.closure or ())
+
+
 def frame_and_callers(frame: Frame) -> Iterator[Frame]:
     """Yield the frame and those that called it, up to the one that is compiled."""
     while frame is not None:
@@ -157,9 +162,9 @@ def local_variable(frame: Frame, name: str) -> Variable | None:
     return frame.output.side_effects.load_cell(variable)
 
 
-def module_stack(frame: Frame) -> tuple[str, ...]:
-    """Return Dynamo's names for the modules whose forward is being traced, outermost first."""
-    return tuple(name for name, _ in frame.nn_module_stack.values())
+def module_stack(frame: Frame) -> tuple[tuple[str, type], ...]:
+    """Return Dynamo's names for the modules whose forward is being traced, and their classes, outermost first."""
+    return tuple(frame.nn_module_stack.values())
 
 
 def add_marker(frame: Frame, marker: Callable[..., None], args: tuple[Any, ...]) -> fx.Node:
