@@ -13,7 +13,7 @@ import fxkernels
 from fxkernels import hubkernels
 
 MAPPING = {"RMSNorm": {"cpu": repository("norms", "RMSNorm")}}
-FILES = ["0-captured.txt", "1-find-marked.txt", "2-erase-markers.txt", "3-decide.txt", "4-record.txt", "5-rewrite.txt"]
+FILES = ["0-captured.txt", "1-find-marked.txt", "2-erase-markers.txt", "3-find-fused.txt", "4-decide.txt", "5-record.txt", "6-rewrite.txt"]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_each_captured_graph_has_a_directory_of_its_own_and_none_is_overwritten(
 
 def test_the_files_show_markers_then_operations_then_kernels(directory: Path) -> None:
     compiled()
-    captured, _, unmarked, _, _, rewritten = ((directory / "graph-0" / name).read_text() for name in FILES)
+    captured, _, unmarked, *_, rewritten = ((directory / "graph-0" / name).read_text() for name in FILES)
     assert captured.count("markers_enter(") == 3
     assert "markers_enter(" not in unmarked
     assert unmarked.count("= torch.rsqrt(") == 3
@@ -57,7 +57,7 @@ def test_the_files_show_markers_then_operations_then_kernels(directory: Path) ->
 
 def test_the_calls_and_what_was_decided_stand_above_the_code(directory: Path) -> None:
     compiled(exclude="norm")
-    found, decided = ((directory / "graph-0" / FILES[number]).read_text() for number in (1, 3))
+    found, decided = ((directory / "graph-0" / FILES[number]).read_text() for number in (1, 4))
     assert "# blocks.0.norm#0: RMSNorm, " in found
     assert "rewritten" not in found
     assert "#   rewritten by norms:RMSNorm" in decided

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -32,12 +33,17 @@ def next_token(rows: int, context: int, room: int, model: nn.Module) -> Inputs:
     for layer in cache.layers:
         layer.keys.normal_()
         layer.values.normal_()
-    return {"input_ids": ids(model, rows, 1), "past_key_values": cache}
+    parameters = inspect.signature(model.forward).parameters
+    return {
+        "input_ids": ids(model, rows, 1),
+        "cache" if "cache" in parameters else "past_key_values": cache,
+    }  # renamed in transformers 5.24
 
 
 def fill_to(context: int, inputs: Inputs) -> None:
     """Set a static cache back."""
-    for layer in inputs["past_key_values"].layers:
+    cache = inputs.get("cache", inputs.get("past_key_values"))
+    for layer in cache.layers:
         layer.cumulative_length.fill_(context)
 
 

@@ -54,7 +54,7 @@ def test_a_captured_graph_gets_the_kernels_that_were_decided() -> None:
     module = two_norms()
     x, weight = torch.randn(4, 8), torch.rand(8)
     expected = module(x, weight)
-    state = compiler(rewrites("first"), ignore)(module)
+    state = compiler((), rewrites("first"), ignore)(module)
     assert statuses(state) == {"first#0": "rewritten", "second#0": "excluded"}
     assert computing(module.graph)[:2] == ["mul_1", "sin"]
     torch.testing.assert_close(module(x, weight), expected)
@@ -63,7 +63,7 @@ def test_a_captured_graph_gets_the_kernels_that_were_decided() -> None:
 def test_without_editing_the_graph_ends_up_as_it_was_captured() -> None:
     module, unmarked = two_norms(), two_norms()
     calls_of(unmarked.graph)
-    state = compiler(rewrites("first"), ignore, edit=False)(module)
+    state = compiler((), rewrites("first"), ignore, edit=False)(module)
     assert statuses(state)["first#0"] == "rewritten"
     assert str(module.graph) == str(unmarked.graph)
 
@@ -76,7 +76,7 @@ def test_a_record_that_refuses_leaves_the_graph_without_kernels() -> None:
         raise LookupError("no kernel")
 
     with pytest.raises(LookupError):
-        compiler(rewrites("first"), refuse)(module)
+        compiler((), rewrites("first"), refuse)(module)
     assert str(module.graph) == str(unmarked.graph)
 
 
@@ -94,7 +94,7 @@ def test_the_decider_gets_all_calls_of_the_graph_and_of_those_nested_in_it() -> 
         seen.extend(call.key for call in calls)
         return kept
 
-    state = compiler(decider, ignore)(module)
+    state = compiler((), decider, ignore)(module)
     assert seen == ["norm#0", "norm#1"]
     assert graph_modules(module) == (module, module.body)
     assert [call.module for call in state.calls] == [module, module.body]
@@ -148,7 +148,7 @@ def test_calls_that_all_miss_leave_the_graph_that_nobody_marked(items: list) -> 
     texts = []
     for markers in (True, False):
         module, _ = build_layers(items, markers=markers)
-        compiler(rewrites(), ignore)(module)
+        compiler((), rewrites(), ignore)(module)
         texts.append((module.code, str(module.graph), [dict(node.meta) | {"example_value": None} for node in module.graph.nodes]))
     assert texts[0] == texts[1]
 
@@ -163,11 +163,12 @@ def test_an_observer_is_shown_what_was_captured_and_the_state_after_each_pass() 
         graph = state.module.graph
         seen.append((step and step.name, len(markers_of(graph)), len(computing(graph)), len(state.calls), len(state.plan)))
 
-    compiler(rewrites("first"), ignore, observer=observe)(two_norms())
+    compiler((), rewrites("first"), ignore, observer=observe)(two_norms())
     assert seen == [
         (None, 4, 17, 0, 0),
         ("find-marked", 4, 17, 2, 0),
         ("erase-markers", 0, 17, 2, 0),
+        ("find-fused", 0, 17, 2, 0),
         ("decide", 0, 17, 2, 2),
         ("record", 0, 17, 2, 2),
         ("rewrite", 0, 10, 2, 2),
@@ -196,7 +197,7 @@ class Spoil:
 
 
 def spoiled(spoil: Callable[[fx.Graph], object], *, observed: bool) -> None:
-    passes = compiler(rewrites("first"), ignore).passes
+    passes = compiler((), rewrites("first"), ignore).passes
     Pipeline((*passes, Spoil(spoil)), (lambda step, state: None) if observed else None)(two_norms())
 
 
@@ -245,7 +246,7 @@ def test_a_fault_is_told_from_a_fault_of_the_model_and_says_where_to_look() -> N
 
 
 def test_the_pass_that_spoils_the_graph_is_named_even_if_a_later_one_does_not_mind() -> None:
-    passes = compiler(rewrites(), ignore).passes
+    passes = compiler((), rewrites(), ignore).passes
     first = (*passes[:2], Spoil(lambda graph: named(graph, "sin").meta.clear()), *passes[2:])
     with pytest.raises(InvalidGraphError, match="the pass spoil has left"):
         Pipeline(first, lambda step, state: None)(two_norms())
