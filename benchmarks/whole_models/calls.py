@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -32,12 +33,14 @@ def next_token(rows: int, context: int, room: int, model: nn.Module) -> Inputs:
     for layer in cache.layers:
         layer.keys.normal_()
         layer.values.normal_()
-    return {"input_ids": ids(model, rows, 1), "past_key_values": cache}
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before transformers 5.24
+    return {"input_ids": ids(model, rows, 1), name: cache}
 
 
 def fill_to(context: int, inputs: Inputs) -> None:
     """Set a static cache back."""
-    for layer in inputs["past_key_values"].layers:
+    (cache,) = [value for name, value in inputs.items() if name != "input_ids"]
+    for layer in cache.layers:
         layer.cumulative_length.fill_(context)
 
 
