@@ -125,13 +125,13 @@ def annotated(workload: Workload, device: str) -> dict[str, int]:
     """How many layer calls a model of one layer has, by layer name.
 
     Raises:
-        click.ClickException: If there are none: this transformers and this `kernels` do not go together.
+        click.ClickException: If there are none.
     """
     model = workload.build(device, layers=1)
     with fxkernels.use_kernel_mapping(mapping_of(workload)):
         _, layers = outcomes(fxkernels.explain(model, **workload.arguments(model, device)))
     if not layers:
-        raise click.ClickException(f"{workload.name}: no layer of the model is annotated; transformers 5.22.2 needs kernels 0.17.2")
+        raise click.ClickException(f"{workload.name}: no layer of the model is annotated")
     return {name: sum(counts.values()) for name, counts in layers.items()}
 
 

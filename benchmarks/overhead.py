@@ -1,7 +1,7 @@
 """What does fxkernels cost besides the kernels themselves? One subcommand per question, one JSON line per row.
 
 Times are those of the measuring thread, not of the wall clock: capture, guards and planning are Python in one thread, and a busy machine
-should not show. A Llama of transformers with tiny tensors stands for real models; it needs the `kernels` package to be annotated.
+should not show. A Llama of transformers with tiny tensors stands for real models.
 """
 
 from __future__ import annotations

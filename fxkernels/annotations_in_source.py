@@ -143,7 +143,10 @@ def _chosen(found: tuple[_Definition, ...], lines: list[int]) -> SourceAnnotatio
 
 
 def _may_have_silent_decorators(names: dict[str, Any]) -> bool:
-    """Whether it is worth while to read the source: a look at the module's globals, for every module that is met."""
+    """Whether the source may say more than the objects: a look at the globals of every module that is met, which costs no reading.
+
+    A decorator that a module makes itself, where an import has failed, is known by its name only.
+    """
     for name, value in list(names.items()):
         if name in _WRAPPERS or (type(value) is FunctionType and value.__name__ in _WRAPPERS):
             if _does_nothing(value):

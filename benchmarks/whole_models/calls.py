@@ -33,16 +33,13 @@ def next_token(rows: int, context: int, room: int, model: nn.Module) -> Inputs:
     for layer in cache.layers:
         layer.keys.normal_()
         layer.values.normal_()
-    parameters = inspect.signature(model.forward).parameters
-    return {
-        "input_ids": ids(model, rows, 1),
-        "cache" if "cache" in parameters else "past_key_values": cache,
-    }  # renamed in transformers 5.24
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before transformers 5.24
+    return {"input_ids": ids(model, rows, 1), name: cache}
 
 
 def fill_to(context: int, inputs: Inputs) -> None:
     """Set a static cache back."""
-    cache = inputs.get("cache", inputs.get("past_key_values"))
+    (cache,) = [value for name, value in inputs.items() if name != "input_ids"]
     for layer in cache.layers:
         layer.cumulative_length.fill_(context)
 

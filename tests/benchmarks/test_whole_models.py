@@ -35,8 +35,14 @@ def workload(name: str) -> Workload:
 
 
 def rows_of(name: str, *sides: str, left_out: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    if "kernels" in sides:
+        needs_the_kernels_package()
     wanted: dict[str, str | None] = dict.fromkeys(sides)
     return {row["side"]: row for row in BENCH.cells(workload(name), wanted | (left_out or {}))}
+
+
+def needs_the_kernels_package() -> None:
+    pytest.importorskip("kernels.layer")  # the tests have a folder of that name, which is no package
 
 
 def with_side(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
@@ -103,6 +109,7 @@ def test_a_side_that_takes_too_long_is_a_row_with_an_error(monkeypatch: pytest.M
 
 
 def test_sides_take_their_turns_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_the_kernels_package()
     weights = workload("prefill").build("cpu").state_dict()
     steps = {name: BENCH.step(name, workload("prefill"), weights) for name in ("eager", "kernels")}
     turns: list[str] = []
@@ -143,6 +150,7 @@ def test_every_workload_has_annotated_layers(name: str) -> None:
 
 
 def test_what_a_side_changes_for_the_process_is_there_only_while_it_runs() -> None:
+    needs_the_kernels_package()
     from transformers.models.llama import modeling_llama
 
     rotary = modeling_llama.apply_rotary_pos_emb
@@ -158,6 +166,7 @@ def test_what_a_side_changes_for_the_process_is_there_only_while_it_runs() -> No
 
 
 def test_a_side_that_is_patched_by_instance_leaves_the_others_alone() -> None:
+    needs_the_kernels_package()
     weights = workload("prefill").build("cpu").state_dict()
     plain, patched = (workload("prefill").build("cpu", weights) for _ in range(2))
     make_side("kernels", patched, workload("prefill"), "cpu")
@@ -188,6 +197,7 @@ def test_a_hidden_package_cannot_be_imported_meanwhile() -> None:
 
 @pytest.mark.slow
 def test_the_command_compiles_every_side_for_itself(tmp_path: Path) -> None:
+    needs_the_kernels_package()
     wanted = ["eager", "inductor", "hubkernels", "kernels+inductor", "kernelize"]
     options = [word for side in wanted[1:] for word in ("--side", side)]
     command = [sys.executable, str(SCRIPT), "prefill", "--device", "cpu", "--size", "tiny", "--layers", "1", "--runs", "2", *options]
