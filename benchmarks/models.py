@@ -32,7 +32,7 @@ from whole_models.workload import Workload
 from whole_models.workloads import SIZES, workloads
 
 import fxkernels
-from fxkernels.selection import measuring
+from fxkernels.selection import benchmark
 
 NAMES = [workload.name for workload in workloads("tiny")]
 PACKAGES = ("torch", "triton", "transformers", "kernels", "liger-kernel", "fla-core")
@@ -158,13 +158,13 @@ def start(device: str) -> None:
 
 def take_turns_to_time(turns: Path) -> None:
     """Let only one process at a time hold a contest. Others may compile meanwhile: the sides of a contest alternate within milliseconds."""
-    times_of = measuring.times_of
+    times_of = benchmark.times_of
 
     def alone(*arguments: Any) -> Any:
         with turn(turns.with_name(f"{turns.name}-contests"), alone=True):
             return times_of(*arguments)
 
-    measuring.times_of = alone
+    benchmark.times_of = alone
 
 
 def set_logs_up() -> None:

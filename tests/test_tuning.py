@@ -44,17 +44,16 @@ def test_a_model_without_candidates_has_no_plan() -> None:
 
 def test_kernels_that_make_the_whole_step_slower_are_taken_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here everything that was chosen call by call is a bad choice: the records were made by somebody who mixed up the two sides."""
-    from fxkernels.selection import measuring
-    from fxkernels.selection.measured import Side
+    from fxkernels.selection import Times, benchmark
 
-    times_of = measuring.times_of
+    times_of = benchmark.times_of
 
-    def mixed_up(*args: object) -> dict[str, Side]:
+    def mixed_up(*args: object) -> dict[str, Times]:
         found = times_of(*args)  # type: ignore[arg-type]
         (kernel,) = [name for name in found if name]
         return {"": found[kernel], kernel: found[""]}
 
-    monkeypatch.setattr(measuring, "times_of", mixed_up)
+    monkeypatch.setattr(benchmark, "times_of", mixed_up)
     said: list[str] = []
     plan = tune(Chain().eval(), (example(),), mapping=paced("Slow"), inner="eager", tell=said.append)
     assert [entry.kernel for entry in plan.calls] == [None, None]

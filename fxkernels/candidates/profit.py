@@ -16,7 +16,7 @@ from ..passes.gate import Gate
 from ..passes.miss import Miss
 from ..passes.neighbourhood import Neighbourhood
 from ..passes.plan import Replacement
-from ..selection import Budget, Contest, Measured, known, measure
+from ..selection import Budget, Contest, Results, known, measure
 from .asking import Answer
 from .request import Request
 
@@ -46,27 +46,27 @@ class Weighing:
         fitting = [answer for answer in self.answers if answer.outcome == "passed"]
         contest = self._contest(fitting, request) if fitting else None
         found = self._found(contest, request, budget)
-        how = contest.how(found) if isinstance(contest, Contest) and isinstance(found, Measured) else ""
+        how = contest.how(found) if isinstance(contest, Contest) and isinstance(found, Results) else ""
         by_answer = {id(answer): _name(answer) for answer in fitting}
         weighed = [self._judged(answer, by_answer.get(id(answer)), found, how) for answer in self.answers]
         # Of several of which nobody knows, the one that the mapping prefers stands last, where reports look for the one that is taken.
         failed = [answer for answer in weighed if answer.outcome == "failed"]
         return (*failed, *reversed([answer for answer in weighed if answer.outcome != "failed"]))
 
-    def _found(self, contest: Contest | str | None, request: Request, budget: Budget) -> Measured | str | None:
+    def _found(self, contest: Contest | str | None, request: Request, budget: Budget) -> Results | str | None:
         """The times, a phrase that says why there are none, or None where nothing is known and nothing may be run."""
         if not isinstance(contest, Contest):
             return contest
         return measure(contest, budget) if request.runs else known(contest, budget)
 
-    def _judged(self, answer: Answer, name: str | None, found: Measured | str | None, how: str) -> Answer:
+    def _judged(self, answer: Answer, name: str | None, found: Results | str | None, how: str) -> Answer:
         if answer.outcome == "failed":
             return answer
         candidate = answer.candidate
         gate = self._gate(str(candidate.kernel), name, found, how) if name is not None else _UNKNOWN
         return replace(answer, candidate=replace(candidate, gates=(*candidate.gates, gate)))
 
-    def _gate(self, kernel: str, name: str, found: Measured | str | None, how: str) -> Gate:
+    def _gate(self, kernel: str, name: str, found: Results | str | None, how: str) -> Gate:
         if found is None:
             return _UNKNOWN
         if isinstance(found, str):

@@ -1,12 +1,10 @@
 """Whether a kernel is worth it: it is timed against the compiler's own code, on the machine, with the operations around the call.
 
-Here live what is timed (`contest.py`), how (`timing.py`), what came of it and who wins (`measured.py`), its records, and the budget.
-Here lives nothing of which calls there are and which kernels fit them: that is what `candidates` knows.
+Here live contests (`benchmark.py`), how calls are timed (`timing.py`), the times and which kernel wins (`results.py`), and tuned plans.
+Which calls there are and which kernels fit them is known by `candidates`.
 """
 
-from .contest import Contest, Inner
-from .measured import MARGIN, Measured, Side
-from .measuring import Budget, known, measure
-from .select import SELECTS, Select
+from .benchmark import SELECTS, Budget, Contest, Inner, Select, known, measure
+from .results import MARGIN, Results, Times
 
-__all__ = ["MARGIN", "SELECTS", "Budget", "Contest", "Inner", "Measured", "Select", "Side", "known", "measure"]
+__all__ = ["MARGIN", "SELECTS", "Budget", "Contest", "Inner", "Results", "Select", "Times", "known", "measure"]

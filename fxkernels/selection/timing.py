@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..capture import _torch
-from .measured import Side
+from .results import Times
 
 _log = logging.getLogger("fxkernels")
 
@@ -27,7 +27,7 @@ _REPLAYS = 3
 _HOST_CALLS = 10
 
 
-def times_of(runs: Mapping[str, Run], device: torch.device) -> dict[str, Side]:
+def times_of(runs: Mapping[str, Run], device: torch.device) -> dict[str, Times]:
     """Return the times of some functions that do their work on a device, with the sides taking turns.
 
     Args:
@@ -44,16 +44,16 @@ def times_of(runs: Mapping[str, Run], device: torch.device) -> dict[str, Side]:
         return _on_gpu(runs)
 
 
-def _clocked(runs: Mapping[str, Run]) -> dict[str, Side]:
+def _clocked(runs: Mapping[str, Run]) -> dict[str, Times]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     calls = calls_within([_elapsed(run) for run in runs.values() for _ in range(_WARM_UP)])
     for _ in range(ROUNDS):
         for name, run in runs.items():
             seconds[name].append(min(_elapsed(run) for _ in range(calls)))  # whatever else runs can only add to a call
-    return {name: Side(tuple(1e6 * t for t in found)) for name, found in seconds.items()}
+    return {name: Times(tuple(1e6 * t for t in found)) for name, found in seconds.items()}
 
 
-def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Side]:
+def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Times]:
     calls = calls_within([1e-6 * _on_device(run) for run in runs.values() for _ in range(_WARM_UP)])
     try:
         replays = {name: _torch.replayed(run, calls) for name, run in runs.items()}
@@ -67,23 +67,23 @@ def _on_gpu(runs: Mapping[str, Run]) -> dict[str, Side]:
         for name, run in runs.items():
             device[name].append(min(_on_device(replays[name]) for _ in range(_REPLAYS)) / calls)
             host[name].append(_asked(run))
-    return {name: Side(tuple(device[name]), tuple(host[name])) for name in runs}
+    return {name: Times(tuple(device[name]), tuple(host[name])) for name in runs}
 
 
-def _as_launched(runs: Mapping[str, Run], calls: int) -> dict[str, Side]:
+def _as_launched(runs: Mapping[str, Run], calls: int) -> dict[str, Times]:
     repeated = {name: _repeated(run, calls) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in repeated.items():
             times[name].append(_on_device(run) / calls)
-    return {name: Side(tuple(found)) for name, found in times.items()}
+    return {name: Times(tuple(found)) for name, found in times.items()}
 
 
 def calls_within(seconds: Sequence[float]) -> int:
     """Return how many calls make one measurement, of all sides alike.
 
-    A replay begins and ends with some microseconds that are nobody's. Its calls share them, so a side with fewer calls would seem slower,
-    and two launches perhaps faster than one.
+    A replay begins and ends with some microseconds that belong to no call. Its calls share them, so a side with fewer calls would seem
+    slower, and two launches perhaps faster than one.
 
     Args:
         seconds: What single calls took; the shortest counts, since a first one may have had to wait.

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ..cache_directory import write_atomically
-from .contest import Inner
-from .machine import device_name, versions_of_compilers
+from .benchmark import Inner
+from .results import device_name, versions_of_compilers
 
 FORMAT = 1
 """Raised when a plan says something else than before."""
@@ -32,7 +32,7 @@ class PlannedCalls:
         inputs: What goes in, e.g. ``hidden_states: bf16[2, 8, 64]``.
         kernel: The repository and layer that runs, e.g. ``acme/norms:RMSNorm``; None leaves the calls to the compiler.
         state: The kernel's commit, or a hash of its build where there is none.
-        why: What was measured, or why no kernel fits, for whoever reviews the plan.
+        why: What was measured, or why no kernel fits, for reviewers of the plan.
     """
 
     calls: tuple[str, ...]

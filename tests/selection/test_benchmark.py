@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from fxkernels.backend import HubKernels
 from fxkernels.dry_run import dry_run
 from fxkernels.options import options_of
 from fxkernels.report.model import CallReport
+from fxkernels.selection import Budget
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +212,7 @@ def test_one_kernel_that_cannot_be_run_does_not_keep_the_other_from_winning() ->
 
 
 def test_ctrl_c_keeps_what_was_timed_so_far(own_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxkernels.selection import measuring as module
+    from fxkernels.selection import benchmark as module
 
     times_of, held = module.times_of, []
 
@@ -232,7 +235,7 @@ def test_ctrl_c_keeps_what_was_timed_so_far(own_records: Path, monkeypatch: pyte
 def test_backwards_run_in_the_thread_that_compiles_since_it_holds_the_lock_that_inductors_backward_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fxkernels.selection import measuring as module
+    from fxkernels.selection import benchmark as module
 
     times_of, seen = module.times_of, []
 
@@ -296,3 +299,44 @@ def test_with_inductor_on_both_sides_the_surrounding_compilation_notices_nothing
 def test_options_that_make_no_sense_are_said_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         hubkernels(**options)
+
+
+# --- what a terminal shows meanwhile ------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A standard error that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    return terminal
+
+
+def test_a_terminal_shows_a_bar_of_the_budget_and_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    with Budget(120, spent=30).spending("model.layers.0.norm"):
+        pass
+    assert "timing kernels: model.layers.0.norm" in terminal.getvalue()
+    assert "of 120 s" in terminal.getvalue()
+
+
+def test_what_is_no_terminal_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", file := io.StringIO())
+    with Budget(120, spent=30).spending("norm"):
+        pass
+    assert file.getvalue() == ""
+
+
+def test_the_bar_goes_away_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, budget = on_a_terminal(monkeypatch), Budget(120)
+    with pytest.raises(KeyboardInterrupt), budget.spending("norm"):
+        raise KeyboardInterrupt
+    assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")  # the cursor is back
+    assert budget.spent > 0

@@ -1,4 +1,4 @@
-"""What timing has found, and who wins."""
+"""The times of a contest, which kernel wins it, and for which machines they hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
+import torch
+
+from ..versions import installed_versions
+
 MARGIN = 0.03
-"""By what part of the compiler's time a kernel has to be faster. Less than that is neither worth a kernel nor told from noise: two
-measurements of the same code differ by about one per cent."""
+"""Minimum speed-up, as a fraction of the compiler's time; smaller differences are noise: two measurements of the same code differ by about
+one per cent."""
 
 LEAST = 0.3
 """How many microseconds of the device's time it has to save at least: the measured times of very short calls are no better than that."""
@@ -20,8 +24,8 @@ with a kernel than either side of the original was."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """The times of one side, in microseconds, one for each round. Rounds of all sides alternate.
+class Times:
+    """How long one contestant took, in microseconds, once for each round. Rounds of all contestants alternate.
 
     Args:
         device: How long the device worked.
@@ -43,7 +47,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Results:
     """The times of a contest.
 
     Args:
@@ -53,8 +57,8 @@ class Measured:
         failed: Why a kernel could not be timed, by name.
     """
 
-    original: Side
-    kernels: Mapping[str, Side]
+    original: Times
+    kernels: Mapping[str, Times]
     replays: bool
     failed: Mapping[str, str]
 
@@ -71,8 +75,8 @@ class Measured:
     def objection(self, name: str) -> str:
         """Return what speaks against taking a kernel, as a phrase; empty if nothing does.
 
-        It has to save the device more than the margin, in nearly every round, and must not make the host the one who is waited for: that
-        may be as busy as the original's host or device was.
+        It has to save the device more than the margin, in nearly every round, and the device must not wait for the host: that may be as
+        busy as the original's host or device was.
         """
         kernel, original = self.kernels[name], self.original
         margin = MARGIN if kernel.host else HOST_MARGIN
@@ -101,38 +105,38 @@ class Measured:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        kernels = {name: _as_dict(side) for name, side in self.kernels.items()}
+        kernels = {name: _as_dict(times) for name, times in self.kernels.items()}
         return {"original": _as_dict(self.original), "kernels": kernels, "failed": dict(self.failed)}
 
     @staticmethod
-    def from_dict(content: Mapping[str, Any], replays: bool) -> Measured:
+    def from_dict(content: Mapping[str, Any], replays: bool) -> Results:
         """Return what `as_dict` wrote.
 
         Args:
             content: The times.
-            replays: As for the class: whoever reads them may run what wins in another way than whoever took them.
+            replays: As for the class: the compiler that reads them may replay CUDA graphs where the one that was timed did not.
 
         Raises:
             ValueError: If it is something else.
         """
         try:
-            kernels = {str(name): _side(side) for name, side in content["kernels"].items()}
+            kernels = {str(name): _times(times) for name, times in content["kernels"].items()}
             failed = {str(name): str(reason) for name, reason in content["failed"].items()}
-            found = Measured(_side(content["original"]), kernels, replays, failed)
+            found = Results(_times(content["original"]), kernels, replays, failed)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"these are no times of a contest: {error!r}") from error
         rounds = len(found.original.device)
-        if rounds == 0 or any(len(side.device) != rounds for side in kernels.values()):
-            raise ValueError("these are no times of a contest: its sides were not timed equally often")
+        if rounds == 0 or any(len(times.device) != rounds for times in kernels.values()):
+            raise ValueError("these are no times of a contest: its contestants were not timed equally often")
         return found
 
 
-def _as_dict(side: Side) -> dict[str, list[float]]:
-    return {"device": [_rounded(t) for t in side.device], "host": [_rounded(t) for t in side.host]}
+def _as_dict(times: Times) -> dict[str, list[float]]:
+    return {"device": [_rounded(t) for t in times.device], "host": [_rounded(t) for t in times.host]}
 
 
-def _side(content: Mapping[str, Any]) -> Side:
-    return Side(tuple(_positive(t) for t in content["device"]), tuple(_positive(t) for t in content["host"]))
+def _times(content: Mapping[str, Any]) -> Times:
+    return Times(tuple(_positive(t) for t in content["device"]), tuple(_positive(t) for t in content["host"]))
 
 
 def _positive(time: Any) -> float:
@@ -147,3 +151,15 @@ def _rounded(time: float) -> float:
 
 def _short(time: float) -> str:
     return f"{time:.3g}" if time < 100 else f"{time:,.0f}"
+
+
+def device_name(device: torch.device) -> str:
+    """Return what kind of device it is: times hold for its kind, not for all of its capability."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def versions_of_compilers() -> dict[str, str]:
+    """Return the versions of the libraries on which times depend, where they are installed."""
+    return {name: version for name, version in installed_versions() if name in ("torch", "triton")}
