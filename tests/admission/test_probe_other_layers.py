@@ -54,7 +54,7 @@ def tensor(dtype, *sizes):
     return torch.empty(sizes, dtype=dtype).requires_grad_()
 
 
-def mlp_request(kernel, dtype):
+def mlp_probe_case(kernel, dtype):
     def mlp(x, gate, up, down):
         return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
 
@@ -64,13 +64,13 @@ def mlp_request(kernel, dtype):
 
 @DTYPES
 def test_a_fused_mlp_is_admitted(dtype):
-    verdict = probe(mlp_request(FusedMlp, dtype))
+    verdict = probe(mlp_probe_case(FusedMlp, dtype))
     assert verdict.result == "admitted", verdict
 
 
 @DTYPES
 def test_an_mlp_with_weights_in_eight_bits_is_refused(dtype):
-    assert probe(mlp_request(QuantizedMlp, dtype)).result == "refused"
+    assert probe(mlp_probe_case(QuantizedMlp, dtype)).result == "refused"
 
 
 @DTYPES
