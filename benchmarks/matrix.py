@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "annotations": ("tests/test_annotat",),
     "backend": ("tests/test_backend", "tests/compiling/"),
     "transform": ("tests/test_transform",),
-    "lowering": ("tests/lowering/",),
+    "lowering": ("tests/kernels/lowering/",),
     "models": ("tests/test_models", "tests/builtin/test_transformers"),
     "hub": ("tests/hub/",),
 }

@@ -27,7 +27,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 import fxkernels
 from fxkernels import LocalLayerRepository
 
-KERNELS = Path(__file__).parents[1] / "tests" / "kernels"
+REPOSITORIES = Path(__file__).parents[1] / "tests" / "repositories"
 FOLDERS = {"RMSNorm": "norms", "SiLU": "activations", "rotary_pos_emb": "rotary"}
 
 Mapping = dict[str, dict[str, Any]]
@@ -35,7 +35,7 @@ Mapping = dict[str, dict[str, Any]]
 
 def everything_mapped() -> Mapping:
     """A kernel for every annotated call of Llama; plain torch."""
-    return {name: {"cpu": LocalLayerRepository(KERNELS / folder, layer_name=name)} for name, folder in FOLDERS.items()}
+    return {name: {"cpu": LocalLayerRepository(REPOSITORIES / folder, layer_name=name)} for name, folder in FOLDERS.items()}
 
 
 def llama(layers: int) -> nn.Module:

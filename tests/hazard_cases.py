@@ -26,7 +26,7 @@ class Case:
 
     Args:
         hazard: ``"H1"`` to ``"H10"``.
-        repository: Folder under ``tests/kernels``.
+        repository: Folder under ``tests/repositories``.
         layer: The kernel layer in it.
         model: Makes the model; called after the random seed was set.
         sizes: Of the model's input.

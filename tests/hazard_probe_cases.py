@@ -1,4 +1,4 @@
-"""Probe cases for the kernels under ``tests/kernels/hazard*``: one call for each, in which what is wrong with it shows."""
+"""Probe cases for the kernels under ``tests/repositories/hazard*``: one call for each, in which what is wrong with it shows."""
 
 from __future__ import annotations
 

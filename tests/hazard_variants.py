@@ -1,4 +1,4 @@
-"""The hazards in other clothes: every kernel of ``tests/kernels/hazards``, with a call in which it is wrong, and what becomes of it."""
+"""Variants of the hazards: every kernel of ``tests/repositories/hazards``, with a call in which it is wrong, and the verdict on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel repositories under ``tests/kernels``, and how often their layers have run.
+"""The kernel repositories under ``tests/repositories``, and how often their layers have run.
 
 Example:
     >>> from kernel_repositories import executions, repository
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from fxkernels.hub import LocalLayerRepository, import_variant, read_metadata
 
-FOLDER = Path(__file__).parent / "kernels"
+FOLDER = Path(__file__).parent / "repositories"
 UNIVERSAL = "torch-universal"
 
 
 def repository(name: str, layer_name: str) -> LocalLayerRepository:
-    """Return a layer of the repository ``tests/kernels/<name>``."""
+    """Return a layer of the repository ``tests/repositories/<name>``."""
     return LocalLayerRepository(FOLDER / name, layer_name=layer_name)
 
 

@@ -28,7 +28,7 @@ class Row:
 
     Args:
         layer: Its name.
-        repository: The folder under ``tests/kernels``.
+        repository: The folder under ``tests/repositories``.
         lowering: How it enters a graph that is compiled.
         gives_way: Whether the original layer runs in training mode, because the kernel has no backward.
         options: Options of the backend and of `kernelize`.

@@ -13,7 +13,7 @@ from fxkernels import use_kernel_forward_from_hub
 
 @use_kernel_forward_from_hub("RMSNorm")
 class Norm(nn.Module):
-    """The RMSNorm that the kernels of tests/kernels/norms stand in for."""
+    """The RMSNorm that the kernels of tests/repositories/norms stand in for."""
 
     def __init__(self, size: int = 8, eps: float = 1e-6) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ class Row:
     """One way of registering ops: a repository, and how its kernels enter a graph.
 
     Args:
-        repository: Its folder under ``tests/kernels``.
+        repository: Its folder under ``tests/repositories``.
         layers: Layer name -> the kernel layer that is mapped to it.
         lowering: The lowering of all of them.
         interpreted: Their lowering where Triton runs in its interpreter, if it is another one there.

@@ -1,4 +1,4 @@
-"""Models in which chosen layers are marked by a large epsilon: there the kernels of tests/kernels/culprits are wrong."""
+"""Models in which chosen layers are marked by a large epsilon: there the kernels of tests/repositories/culprits are wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARK = 1e-3
 
 
 def culprits(layer: str) -> dict[str, Any]:
-    """Return the mapping to one kernel of tests/kernels/culprits."""
+    """Return the mapping to one kernel of tests/repositories/culprits."""
     return {"RMSNorm": {"cpu": repository("culprits", layer)}}
 
 

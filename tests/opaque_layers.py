@@ -1,4 +1,4 @@
-"""Layers that the kernels of tests/kernels/opaque stand in for, and how to compare a compiled model with the same in float64."""
+"""Layers that the kernels of tests/repositories/opaque stand in for, and how to compare a compiled model with the same in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that takes its time, so that kernels of tests/kernels/paces are faster or slower than it by far more than any noise."""
+"""A layer that takes its time, so that kernels of tests/repositories/paces are faster or slower than it by far more than any noise."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Chain(nn.Module):
 
 
 def paced(first: str, second: str | None = None) -> dict[str, Any]:
-    """Return the mapping to one kernel of tests/kernels/paces, or to two in the order of preference."""
+    """Return the mapping to one kernel of tests/repositories/paces, or to two in the order of preference."""
     if second is None:
         return {"Scaling": {"cpu": repository("paces", first)}}
     return {"Scaling": {"cpu": {Mode.TRAINING: repository("paces", first), Mode.FALLBACK: repository("paces", second)}}}

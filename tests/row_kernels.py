@@ -50,7 +50,7 @@ def why_unavailable(name: str, device: str = "cpu") -> str | None:
 
 
 def row_repository(name: str, layer_name: str, device: str = "cpu") -> LocalLayerRepository:
-    """Return a layer of the repository ``tests/kernels/<name>``, ready to be loaded on a device type."""
+    """Return a layer of the repository ``tests/repositories/<name>``, ready to be loaded on a device type."""
     return LocalLayerRepository(row_directory(name, device), layer_name=layer_name)
 
 

@@ -57,7 +57,7 @@ def fresh():
 
 @pytest.fixture
 def published(hub):
-    """The kernels of tests/kernels/norms on the Hub, as version 1."""
+    """The kernels of tests/repositories/norms on the Hub, as version 1."""
     return hub.add("acme/norms", FOLDER / "norms")
 
 
@@ -105,7 +105,7 @@ def test_model_with_a_lock_file_does_not_run_a_changed_kernel_and_keeps_the_refe
 
 
 def test_model_that_is_compiled_runs_from_the_hub(hub, client, tmp_path):
-    # In this process, where other tests load tests/kernels/norms under its own id.
+    # In this process, where other tests load tests/repositories/norms under its own id.
     published = hub.add("acme/norms", copy_repository("norms", tmp_path, "end_to_end_compiled"))
     mapping = {"RMSNorm": {"cpu": LayerRepository("acme/norms", layer_name="RMSNorm", version=1)}}
     model, x = Stack().eval(), torch.randn(4, 8)

@@ -1,4 +1,4 @@
-"""The kernel layers under ``tests/kernels`` compute what other tests take for granted."""
+"""The kernel layers under ``tests/repositories`` compute what other tests take for granted."""
 
 from __future__ import annotations
 

@@ -414,5 +414,6 @@ def test_an_error_names_all_calls_that_share_the_operator(monkeypatch: pytest.Mo
     run = compiled(model, chosen)
     run(x())
     monkeypatch.setattr(sys.modules["fxtest_opaque"].layers.Norm, "apply", lambda *arguments: 1 / 0)
-    with pytest.raises(KernelRuntimeError, match=r"failed at 0#0 or 1#0"):
+    # Calls of other models in this process share it too.
+    with pytest.raises(KernelRuntimeError, match=r"failed at (\S+ or )*0#0 or 1#0"):
         run(x())

@@ -108,5 +108,5 @@ def test_a_kernelized_model_runs_them_as_they_are(row: Row) -> None:
 def test_triton_rows_run_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-m", "not gpu", "-k", TRITON, "-p", "no:cacheprovider"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    result = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:]
