@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernels._rust import KernelDependency as PeerDependency
-from kernels._rust import KernelLock as PeerLock
-from kernels._rust import KernelLocks as PeerLocks
-from kernels._rust import KernelVersion as PeerVersion
 from refusals import refusal
 
 from fxkernels.hub import RepositoryRequest, read_lock
@@ -21,11 +17,12 @@ COMMIT, OTHER = "9a31f0c5" * 5, "0123abcd" * 5
 
 
 def peer_file(path: Path) -> Path:
+    peer = pytest.importorskip("kernels._rust")
     dependencies = {
-        PeerDependency(repo_id="acme/rotary", version=PeerVersion.Revision("main")): PeerLock(OTHER),
-        PeerDependency(repo_id="acme/norms", version=PeerVersion.Version(1)): PeerLock(COMMIT),
+        peer.KernelDependency(repo_id="acme/rotary", version=peer.KernelVersion.Revision("main")): peer.KernelLock(OTHER),
+        peer.KernelDependency(repo_id="acme/norms", version=peer.KernelVersion.Version(1)): peer.KernelLock(COMMIT),
     }
-    path.write_text(PeerLocks(dependencies).to_json())
+    path.write_text(peer.KernelLocks(dependencies).to_json())
     return path
 
 
