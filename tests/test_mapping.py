@@ -224,14 +224,14 @@ _modes = st.dictionaries(st.sampled_from(preference(Mode.INFERENCE)), st.builds(
 _dicts = st.dictionaries(st.sampled_from(["Norm", "Act"]), st.dictionaries(_devices, _modes))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(_dicts, _dicts, _dicts)
 def test_merging_is_associative(first: Any, second: Any, third: Any) -> None:
     a, b, c = (KernelMapping.of(each) for each in (first, second, third))
     assert a.merged(b).merged(c) == a.merged(b.merged(c))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(_dicts, max_size=4))
 def test_last_writer_wins_per_layer_device_and_mode(dicts: list[Any]) -> None:
     merged = KernelMapping.of({})
@@ -245,7 +245,7 @@ def test_last_writer_wins_per_layer_device_and_mode(dicts: list[Any]) -> None:
     assert merged == KernelMapping.of(expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(_dicts, _dicts)
 def test_merging_changes_neither_of_the_two(first: Any, second: Any) -> None:
     a, b = KernelMapping.of(first), KernelMapping.of(second)

@@ -6,13 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fxkernels.device import DEVICE_TYPES
 from fxkernels.target import ACCELERATORS, Target
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
 H100 = Target(device="cuda", capability=90, torch="2.11", accelerator="cu130", os="linux", cpu="x86_64")
 THIS_TORCH = ".".join(torch.__version__.split(".")[:2])
@@ -102,7 +100,6 @@ def test_target_of_another_machine_is_read_from_text(text: str, target: Target) 
     assert Target.parse(text) == target
 
 
-@unhurried
 @given(targets)
 @example(Target.of_machine("cpu"))
 @example(Target.of_machine("cuda"))
@@ -135,7 +132,6 @@ def test_text_that_is_no_target_is_refused_with_the_part_and_what_is_expected(te
     assert message in str(caught.value)
 
 
-@unhurried
 @given(st.text())
 def test_arbitrary_text_is_a_target_or_a_value_error(text: str) -> None:
     try:

@@ -89,16 +89,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
 SENTENCE = "fxkernels: not tested with huggingface_hub 9.1.0 (tested: 1.10 to 2.4)"
 
 
-@pytest.mark.parametrize("first", ["explain(model, x)", "torch._dynamo.lookup_backend('hubkernels')"])
+COMPILE = """torch.compile(model, backend="hubkernels", options={"inner": "eager"})(x)"""
+
+
+@pytest.mark.parametrize("first", ["explain(model, x)", COMPILE], ids=["explain", "compile"])
 def test_first_use_warns_of_untested_versions_and_later_ones_do_not(first: str, environment: dict[str, str]) -> None:
     script = f"""
-import sys, torch, torch._dynamo
+import sys, torch
 from fxkernels import explain, hubkernels, kernelize
 model, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
 print("imported", file=sys.stderr)
 {first}
 print("used", file=sys.stderr)
-explain(model, x), kernelize(model)(x), torch.compile(model, backend="hubkernels", options={{"inner": "eager"}})(x)
+explain(model, x), kernelize(model)(x), hubkernels(), {COMPILE}
 """
     result = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
     lines = [line.partition(";")[0] for line in result.stderr.splitlines() if line in ("imported", "used") or line.startswith("fxkernels:")]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fxkernels.hub.request import RepositoryRequest, is_repo_id, is_revision
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
 
 def test_dependency_reads_as_repository_and_state():
@@ -60,7 +58,6 @@ def test_exactly_one_of_version_and_revision_is_given(given):
         RepositoryRequest("acme/norms", **given)
 
 
-@unhurried
 @given(st.text())
 def test_no_name_that_is_let_through_leads_out_of_a_folder(name):
     if is_repo_id(name) or is_revision(name):

@@ -142,7 +142,7 @@ def test_the_operations_of_a_call_are_those_between_its_markers_whatever_the_ord
         assert after.between
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(layers())
 def test_calls_that_all_miss_leave_the_graph_that_nobody_marked(items: list) -> None:
     texts = []

@@ -251,7 +251,7 @@ def graphs_with_calls(draw: st.DrawFn) -> tuple[fx.GraphModule, list[LayerCall]]
     return module, calls
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(graphs_with_calls())
 def test_calls_that_may_be_rewritten_together_leave_a_graph_that_computes_the_same(
     drawn: tuple[fx.GraphModule, list[LayerCall]],

@@ -214,7 +214,7 @@ def test_call_inside_one_that_is_kept_is_rewritten() -> None:
 # --- any bracketing ---------------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(layers(), st.data())
 def test_any_subset_of_any_bracketing_can_be_rewritten(items: list, data: st.DataObject) -> None:
     module, paths = build_layers(items, markers=True)

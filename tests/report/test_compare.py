@@ -79,7 +79,7 @@ def test_a_comparison_fits_the_width() -> None:
 
 
 @given(reports())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_report_that_was_saved_is_no_other_one(report: Report) -> None:
     assert compare(report, Report.from_json(to_json(report))).is_empty
     assert compare(Report.from_json(to_json(report)), report).is_empty

@@ -50,7 +50,7 @@ def test_a_report_comes_back_equal() -> None:
 
 
 @given(reports())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_report_comes_back_equal_and_as_the_same_text(report: Report) -> None:
     text = to_json(report)
     assert Report.from_json(text) == report
@@ -277,7 +277,7 @@ def test_reports_are_valid(report: Report) -> None:
 
 
 @given(reports())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_report_is_valid(report: Report) -> None:
     VALIDATOR.validate(json.loads(to_json(report)))
 

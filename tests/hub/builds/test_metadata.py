@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fxkernels.errors import RepositoryError
 from fxkernels.hub import RepositoryRequest
 from fxkernels.hub.builds.metadata import package_directory, parse_metadata, read_metadata
 from fxkernels.hub.strict_json import SIZE_LIMIT
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
 COMPLETE = {
     "name": "norms",
@@ -263,7 +261,6 @@ def test_pipe_in_the_place_of_the_file_is_refused_instead_of_waited_for(tmp_path
     assert "no regular file" in refusal(tmp_path)
 
 
-@unhurried
 @given(st.binary())
 @example(b'{"name": "\\ud800"}')
 def test_arbitrary_content_is_refused_with_the_file_named(content):
@@ -278,7 +275,6 @@ values = st.recursive(
 optional_keys = st.sampled_from(["upstream", "source", "kernels-minver", "kernel-depends", "digest", "provenance", "later"])
 
 
-@unhurried
 @given(st.dictionaries(st.sampled_from(list(COMPLETE)) | optional_keys, values))
 @example({"kernel-depends": [{"repo-id": "a/b", "version": []}]})
 @example({"digest": {"algorithm": [], "files": {}}})

@@ -6,14 +6,12 @@ import importlib
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fxkernels.errors import RepositoryError
 from fxkernels.hub.builds.metadata import Metadata
 from fxkernels.hub.builds.requirements import UNDERSTOOD, check_requirements
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
 
 @pytest.fixture
@@ -130,7 +128,6 @@ def test_requirement_that_names_a_place_to_download_from_is_refused():
     assert "it may name packages, not places" in refusal(metadata("einops @ https://example.org/einops.whl"))
 
 
-@unhurried
 @given(st.text())
 def test_arbitrary_requirement_is_met_or_refused_with_the_build_named(text):
     try:

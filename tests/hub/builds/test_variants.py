@@ -6,14 +6,12 @@ import dataclasses
 from itertools import combinations
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fxkernels.hub import Metadata, choose_variant, why_not_arch
 from fxkernels.hub.builds.variants import NoarchBuild, Platform, Release, StableAbiBuild, TorchBuild, TvmFfiBuild, parse_variant
 from fxkernels.target import Target
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy with other tests
 
 # --- names ------------------------------------------------------------------------------------------------------------------------------
 
@@ -54,7 +52,6 @@ def test_name_is_read_into_what_it_demands(name, build):
     assert str(build) == name
 
 
-@unhurried
 @given(builds)
 @example(TorchBuild(Release(2, 13), None, Platform("cxx11", "x86_64", "linux")))
 @example(NoarchBuild("stable"))
@@ -62,7 +59,6 @@ def test_every_build_is_read_back_from_its_name(build):
     assert parse_variant(str(build)) == build
 
 
-@unhurried
 @given(st.one_of(st.text(), st.from_regex("(torch|tvm-ffi)[-a-z0-9_\u0663]*(-[a-z0-9]+){0,4}\\n?", fullmatch=True)))
 @example("torch2" + "9" * 5000 + "-cpu-x86_64-linux")
 def test_text_that_is_read_is_the_name_of_what_was_read_and_no_text_raises(text):
@@ -222,13 +218,11 @@ BEST_FIRST = (
 )
 
 
-@unhurried
 @given(st.permutations(BEST_FIRST))
 def test_builds_that_fit_are_ordered_by_preference_however_they_are_listed(names):
     assert choose_variant(names, Target.parse("cuda torch2.13 cu128")).fitting == BEST_FIRST
 
 
-@unhurried
 @given(st.lists(fitting_builds, max_size=12), targets, st.randoms(use_true_random=False))
 def test_choice_is_independent_of_the_order_in_which_builds_are_listed(variants, target, random):
     names = [str(variant) for variant in variants]
@@ -236,7 +230,6 @@ def test_choice_is_independent_of_the_order_in_which_builds_are_listed(variants,
     assert choose_variant(names, target) == choose_variant(shuffled, target)
 
 
-@unhurried
 @given(st.lists(fitting_builds, max_size=12), targets)
 def test_every_build_either_fits_or_is_rejected_with_a_reason(variants, target):
     names = {str(variant) for variant in variants}
@@ -245,14 +238,12 @@ def test_every_build_either_fits_or_is_rejected_with_a_reason(variants, target):
     assert all(rejected.reason for rejected in choice.rejected)
 
 
-@unhurried
 @given(st.lists(fitting_builds, max_size=12), targets)
 def test_preference_between_two_builds_is_the_same_whatever_else_is_there(variants, target):
     for better, worse in combinations(choose_variant(map(str, variants), target).fitting, 2):
         assert choose_variant([worse, better], target).fitting == (better, worse)
 
 
-@unhurried
 @given(st.lists(st.text(), max_size=5), targets)
 @example(["\x1b[31mtorch-cpu", "torch-cpu\n", "", "../torch-cpu", "\ud800"], CPU)
 def test_arbitrary_names_are_rejected_with_a_reason_that_can_be_printed(names, target):

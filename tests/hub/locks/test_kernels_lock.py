@@ -19,6 +19,7 @@ COMMIT, OTHER = "9a31f0c5" * 5, "0123abcd" * 5
 
 
 def peer_file(path: Path) -> Path:
+    peer = pytest.importorskip("kernels._rust")
     dependencies = {
         peer.KernelDependency(repo_id="acme/rotary", version=peer.KernelVersion.Revision("main")): peer.KernelLock(OTHER),
         peer.KernelDependency(repo_id="acme/norms", version=peer.KernelVersion.Version(1)): peer.KernelLock(COMMIT),
