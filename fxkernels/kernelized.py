@@ -6,13 +6,13 @@ import copy
 import weakref
 from typing import Any
 
-import torch
 from torch import nn
 from torch.compiler import is_exporting
 
 from .backend import HubKernels
 from .capture import _torch, dynamo
 from .capture.dynamo import KERNELIZED
+from .capture.hooks import HookPattern, Hooks
 from .errors import FxKernelsError
 from .report.report import Report
 
@@ -32,7 +32,8 @@ class Kernelized:
 
     def __init__(self, module: nn.Module, backend: HubKernels, path: str, original: nn.Module | None = None) -> None:
         self.module, self.backend, self.path, self.original = module, backend, path, original
-        self._compiled: Any = None
+        self._hooks = Hooks(module)
+        self._compiled: dict[HookPattern, Any] = {}
         self._install()
 
     def _install(self) -> None:
@@ -52,10 +53,12 @@ class Kernelized:
         """
         if _torch.compiling_around() or is_exporting() or _torch.operations_are_watched():
             return self.module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
-        if self._compiled is None:
-            self._compiled = torch.compile(self.module._call_impl, backend=self.backend, **_torch.ISOLATED)
+        pattern = self._hooks.pattern()
+        compiled = self._compiled.get(pattern)
+        if compiled is None:
+            compiled = self._compiled[pattern] = _torch.compiled_apart(self.module._call_impl, self.backend)
         try:
-            return self._compiled(*args, **kwargs)
+            return compiled(*args, **kwargs)
         except Exception as error:
             cause = _torch.cause_of(error)
             if cause is error or not isinstance(cause, FxKernelsError | ValueError | TypeError):

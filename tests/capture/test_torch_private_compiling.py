@@ -47,6 +47,25 @@ def test_add_marker_puts_a_node_into_the_graph() -> None:
     assert [node.target for node in marker.args[0]] == ["sin"]
 
 
+def test_compiled_apart_uses_no_frame_that_was_compiled_for_another_call_with_the_backend() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x.sin()
+
+    backend = CompileCounter()  # type: ignore[no-untyped-call]
+    for count in (1, 2):
+        compiled = _torch.compiled_apart(function, backend)
+        compiled(X), compiled(X)
+        assert backend.frame_count == count
+
+
+def test_unwrapped_backend_finds_the_one_that_compiled_apart_was_given() -> None:
+    INSPECTOR.examine = lambda frame, x: found.append(_torch.unwrapped_backend(_torch.current_backend(frame))[0])
+    found: list[Any] = []
+    backend = CompileCounter()  # type: ignore[no-untyped-call]
+    _torch.compiled_apart(lambda x: look(x.sin()), backend)(X)
+    assert found == [backend]
+
+
 def test_graph_break_reason_says_why_and_where() -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         x = x.sin()

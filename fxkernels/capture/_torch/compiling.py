@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import sys
@@ -93,6 +94,17 @@ def note_recompile_limit(record: logging.LogRecord) -> bool:
             for listener in _recompile_limit_listeners:
                 listener(frame.f_locals["compiler_fn"], str(record.args[2]))
     return True
+
+
+def compiled_apart(function: Callable[..., Any], backend: Any) -> Callable[..., Any]:
+    """Return what `torch.compile` gives, with compiled frames of its own: it uses none that were compiled for another call of this
+    function, and none of its are used there.
+    """
+    if not ISOLATED:  # Dynamo looks for frames that an equal backend has compiled (torch 2.11)
+        equal = backend
+        backend = functools.partial(equal)
+        backend._torchdynamo_orig_backend = equal
+    return torch.compile(function, backend=backend, **ISOLATED)
 
 
 def entry(call: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:
