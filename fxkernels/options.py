@@ -103,6 +103,8 @@ def options_of(given: dict[str, Any]) -> Options:
     values = dict(given)
     if values.get("mapping") is not None:
         values["mapping"] = KernelMapping.of(values["mapping"])
+        if values.get("fusions") is not None:  # the others are never looked for, and need not be picklable
+            values["fusions"] = {name: fusion for name, fusion in values["fusions"].items() if name in values["mapping"]}
     if values.get("kernel_mode") is not None:
         values["kernel_mode"] = _kernel_mode(values["kernel_mode"])
     if values.get("device") is not None:
