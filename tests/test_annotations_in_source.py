@@ -19,12 +19,18 @@ from typing import Any
 
 import pytest
 import torch
-from fxkernels.capture.annotated_functions import wrapped_function
 from torch import nn
 
 from fxkernels import hubkernels, kernelize, replace_kernel_forward_from_hub
 from fxkernels.annotate import Annotation, annotated_forward, annotation_of, layer_name_of
 from fxkernels.annotations_in_source import annotation_among, definitions_in
+
+
+def wrapped_function(module: nn.Module) -> FunctionType:
+    """The function that the `kernels` package has turned into a module: its forward has closed over it."""
+    cells = type(module).forward.__closure__ or ()
+    return next(cell.cell_contents for cell in cells if isinstance(cell.cell_contents, FunctionType))
+
 
 SILENT = """\
 import functools

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def _traced(model: nn.Module, training: bool) -> LayerTracer:
     clone = clone_module(model).module
     for module in clone.modules():
         vars(module)["training"] = training  # by hand: a `train` of the user's own may leave some out
-    tracer = LayerTracer()
+    tracer = LayerTracer(_annotated_functions(clone))
     try:
         with torch.set_grad_enabled(training):
             tracer.trace(clone)
@@ -58,14 +58,24 @@ def _traced(model: nn.Module, training: bool) -> LayerTracer:
     return tracer
 
 
+def _annotated_functions(model: nn.Module) -> tuple[FunctionType, ...]:
+    """The functions that were marked, and those beside the model's classes whose decorator did nothing: their source says what they are."""
+    beside = [vars(sys.modules[name]).values() for name in {type(module).__module__ for module in model.modules()} if name in sys.modules]
+    found = [each for values in beside for each in values if isinstance(each, FunctionType) and annotated_forward(each) is not None]
+    return tuple(dict.fromkeys((*annotated_functions(), *found)))
+
+
 class LayerTracer(fx.Tracer):
-    """Traces through everything but annotated layers and functions and the layers of torch, and notes what a graph cannot hold."""
+    """Traces through everything but annotated layers and functions and the layers of torch, and notes what a graph cannot hold.
+
+    Args:
+        functions: The annotated functions that the model may call.
+    """
 
     # Otherwise what is computed from buffers alone would be computed once, while tracing.
     proxy_buffer_attributes = True
 
-    def __init__(self) -> None:
-        functions = annotated_functions()
+    def __init__(self, functions: tuple[FunctionType, ...] = ()) -> None:
         super().__init__(autowrap_functions=functions)
         self.objections: list[str] = []
         """What a graph does not do, each as a sentence that names the module."""

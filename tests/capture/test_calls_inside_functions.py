@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fxkernels import KernelizeFallback, hubkernels, use_kernel_forward_from_hub
-from fxkernels.report.model import Report
+from fxkernels.report.report import Report
 
 X = torch.randn(2, 8)
 
