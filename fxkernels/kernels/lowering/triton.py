@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,9 +169,23 @@ def _launcher(kernel: Any, grid: Any, plain: Callable[..., Any], launches: Launc
         for value in values:
             _require_traceable(kernel, value)
         launches.names.append(_name(kernel))
-        return traceable[grid](*args, **kwargs)
+        with _warnings_do_not_raise():
+            return traceable[grid](*args, **kwargs)
 
     return launch
+
+
+@contextmanager
+def _warnings_do_not_raise() -> Iterator[None]:
+    """Within, a warning is shown and not raised.
+
+    While a launch is traced, torch has Triton compile the kernel, to see what it writes. Whatever that raises counts as "all it is given"
+    (torch 2.11 to 2.15), which means copies of its inputs, and graphs that cannot be partitioned. Triton 3.9 warns when it first compiles.
+    """
+    with warnings.catch_warnings():
+        if any(action == "error" for action, *_ in warnings.filters):
+            warnings.simplefilter("default")
+        yield
 
 
 _TRACEABLE = (torch.Tensor, int, float, bool, str, torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, type(None))

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -99,6 +100,22 @@ def test_launches_of_forward_and_backward_are_in_the_graphs_with_what_they_write
     assert launched(forward) == [["y", "scale"]]
     assert launched(backward) == [["grad_x"], ["partial"]]
     assert set(launches.names) == {"_forward", "_backward_input", "_backward_weight"}
+
+
+def test_a_warning_while_triton_compiles_is_no_reason_to_take_all_pointers_for_written(monkeypatch):
+    import triton
+
+    class Warns(TargetOnly):
+        def get_current_target(self) -> Any:
+            warnings.warn("the default will change", UserWarning, stacklevel=2)  # Triton 3.9 does, of another thing
+            return super().get_current_target()
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", Warns())
+    norm, activation = kernel("RMSNorm"), kernel("SiluAndMul")
+    with pytest.warns(UserWarning, match="the default will change"):
+        warnings.simplefilter("error")
+        forward, _ = traced(lambda x, weight: call_routed(activation, (call_routed(norm, (x, weight)), weight)), *inputs())
+    assert launched(forward) == [["y", "scale"], ["y"]]
 
 
 @pytest.mark.usefixtures("target")
