@@ -26,10 +26,10 @@ from fxkernels.annotate import Annotation, annotated_forward, annotation_of, lay
 from fxkernels.annotations_in_source import annotation_among, definitions_in
 
 
-def wrapped_function(module: nn.Module) -> FunctionType:
-    """The function that the `kernels` package has turned into a module: its forward has closed over it."""
-    cells = type(module).forward.__closure__ or ()
-    return next(cell.cell_contents for cell in cells if isinstance(cell.cell_contents, FunctionType))
+def wrapped_function(module: nn.Module) -> FunctionType | None:
+    """The function that the `kernels` package has turned into a module, if it has: its forward has closed over it."""
+    cells: Any = type(module).forward.__closure__ or ()
+    return next((cell.cell_contents for cell in cells if isinstance(cell.cell_contents, FunctionType)), None)
 
 
 SILENT = """\
