@@ -112,9 +112,14 @@ def test_a_warning_while_triton_compiles_is_no_reason_to_take_all_pointers_for_w
 
     monkeypatch.setattr(triton.runtime.driver, "_active", Warns())
     norm, activation = kernel("RMSNorm"), kernel("SiluAndMul")
+
+    def traced_where_warnings_are_errors() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return traced(lambda x, weight: call_routed(activation, (call_routed(norm, (x, weight)), weight)), *inputs())
+
     with pytest.warns(UserWarning, match="the default will change"):
-        warnings.simplefilter("error")
-        forward, _ = traced(lambda x, weight: call_routed(activation, (call_routed(norm, (x, weight)), weight)), *inputs())
+        forward, _ = traced_where_warnings_are_errors()
     assert launched(forward) == [["y", "scale"], ["y"]]
 
 
