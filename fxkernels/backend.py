@@ -28,6 +28,7 @@ from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
 from .options import Options, options_of
+from .passes.example_values import example
 from .passes.fuse import Matched
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
@@ -115,6 +116,11 @@ class HubKernels:
         fusions = current_fusions() if self.options.fusions is None else self.options.fusions
         return tuple([fusion for layer_name, fusion in fusions.items() if layer_name in mapping])
 
+    def _fusions_on(self, devices: frozenset[str]) -> tuple[type[Fusion], ...]:
+        """Those fusions for which a kernel is mapped on one of these types of devices: the others have nothing to do there."""
+        mapping = self.mapping
+        return tuple([fusion for fusion in self._fusions(mapping) if mapping.device_types(fusion.layer_name) & devices])
+
     def hubkernels_for(self, wrapper: Any) -> HubKernels:
         """Capture asks this of every backend, to find ours."""
         return self
@@ -163,7 +169,7 @@ class HubKernels:
             mode: The mode that `torch.compile` was given, for the inner compiler.
         """
         run = compiler(
-            compositions(self._fusions(self.mapping), self.paths, self, parts_only=self.parts_only),
+            compositions(self._fusions_on(_device_types(gm)), self.paths, self, parts_only=self.parts_only),
             functools.partial(self._decider, mode),
             functools.partial(self._record, mode),
             reorder=_torch.in_canonical_order,
@@ -327,6 +333,12 @@ def hubkernels(
             }
         )
     )
+
+
+def _device_types(gm: fx.GraphModule) -> frozenset[str]:
+    """The types of the devices that a captured graph computes on."""
+    values = [example(node) for node in gm.graph.nodes]
+    return frozenset(value.device.type for value in values if isinstance(value, torch.Tensor))
 
 
 def _unchanged(tensor: torch.Tensor) -> torch.Tensor:

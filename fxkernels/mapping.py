@@ -106,6 +106,10 @@ class KernelMapping:
             return Miss("no_mode", _NO_MODE, asked | {"mode": mode.label, "mapped": mapped})
         return found
 
+    def device_types(self, layer_name: str) -> frozenset[str]:
+        """Return the types of the devices for which a kernel is mapped to a layer name; none if there is no kernel."""
+        return frozenset(device.type for device, _ in self._layers.get(layer_name, {}))
+
     @property
     def layer_names(self) -> tuple[str, ...]:
         """The layer names that kernels are mapped to, sorted."""

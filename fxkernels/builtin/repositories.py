@@ -54,6 +54,7 @@ _DEFAULT_CUDA_LAYERS = (
     "LinearCrossEntropyLoss",
     "ForCausalLMLoss",
     "causal_conv1d_fn",
+    "attention",  # decoding only, by its constraints; a fusion, whose rows are in benchmarks/README.md
 )
 
 # Bodies under one layer name that differ in the dtype of the output, where weight or tables are wider than the input. The second is tried
