@@ -17,7 +17,12 @@ from whole_models.table import command_of_each, whole_models
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 FIGURES = HERE / "README.md"
-PLACES = {"hazards": PROJECT / "docs/trust.md", "false_verdicts": PROJECT / "docs/trust.md", "matrix": PROJECT / "CONTRIBUTING.md"}
+PLACES = {
+    "hazards": PROJECT / "docs/trust.md",
+    "false_verdicts": PROJECT / "docs/trust.md",
+    "matrix": PROJECT / "CONTRIBUTING.md",
+    "fusions": PROJECT / "docs/add-a-fusion.md",
+}
 """Where results stand that are not figures."""
 VERDICTS = {"caught": "caught", "repaired": "caught, repaired by copies"}
 """What a table calls what became of a wrong kernel; another word is an error."""
@@ -44,6 +49,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
         return f"{origin(command_of_each(rows))}\n\n{whole_models(rows)}"
     if "hazard" in rows[0]:
         return hazards(rows)
+    if "architecture" in rows[0]:
+        return matches(rows)
     if "row" in rows[0]:
         return versions(rows)
     if any("bandwidth" in row for row in rows):
@@ -95,6 +102,19 @@ def kernels(rows: list[dict[str, Any]]) -> str:
         lines.append(f"\n{row['question']}: {figures}.")
     machine = ", ".join(dict.fromkeys(f"{row['machine']}, torch {row['torch']}" for row in rows))
     return "\n".join([f"{machine}.", "", *lines])
+
+
+def matches(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of how many calls each fusion has in an architecture: in eval mode, and in training where that differs."""
+    names = sorted({name for row in rows for mode in ("eval", "training") for name in row.get(mode, {})})
+    lines = [f"| architecture | attention | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+    for row in rows:
+        if "error" in row:
+            continue  # an implementation of attention that the architecture lacks
+        counts = [[row[mode].get(name, 0) for mode in ("eval", "training")] for name in names]
+        cells = [str(one) if one == other else f"{one}, {other}" for one, other in counts]
+        lines.append(f"| {row['architecture']} | {row['attention']} | {' | '.join(cells)} |")
+    return "\n".join([f"transformers {', '.join(dict.fromkeys(row['transformers'] for row in rows))}.", "", *lines])
 
 
 def hazards(rows: list[dict[str, Any]]) -> str:

@@ -130,7 +130,9 @@ def hub_error(error: BaseException, what: str) -> RepositoryError:
         return RepositoryError("offline", f"{what}: {why_offline()}, and it is not in the cache ({constants.HF_HUB_CACHE})")
     if isinstance(error, errors.HfHubHTTPError):
         return _http_error(error, what)
-    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):
+    # After a refused connection huggingface_hub closes its HTTP client, and (1.10 to 1.13 at least) tries again with the closed one.
+    is_closed = isinstance(error, RuntimeError) and "client has been closed" in str(error)
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2") or is_closed:
         reason = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {error})"
         return RepositoryError("offline", f"{what}: {reason}\n  Check the network, or HF_ENDPOINT; what was downloaded before is kept.")
     if isinstance(error, OSError) and error.errno is not None:
