@@ -22,7 +22,7 @@ if REQUIRED:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
-PATIENCE = 20_000
+PATIENCE = 120_000
 """Milliseconds: what does not come is a failure, what comes late on a busy machine is not."""
 
 Open = Callable[..., "Page"]
