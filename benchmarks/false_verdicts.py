@@ -27,7 +27,7 @@ def became(variant: Variant) -> str:
         verdict = probe(variant.case())
     if verdict.code is not None:
         return "refused"
-    return REPAIRED if verdict.cloned or verdict.relaid else "admitted"
+    return REPAIRED if verdict.repairs.copied_inputs or verdict.repairs.reordered_outputs else "admitted"
 
 
 def main() -> None:

@@ -68,8 +68,8 @@ def contest(layers: int, runs: int) -> None:
             backend = fxkernels.hubkernels(mapping=everything_mapped(), select="measured", select_budget=1e6)
             with torch.no_grad():
                 torch.compile(model, backend=backend)(INPUT)
-        held = backend.session.chooser.budget.held
-        return backend.session.chooser.budget.spent / held
+        held = backend.session.cache.budget.held
+        return backend.session.cache.budget.spent / held
 
     def compiling() -> float:
         with torch._inductor.utils.fresh_cache():

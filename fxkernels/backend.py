@@ -14,11 +14,11 @@ import torch
 from torch import fx
 
 from .admission import Verify
-from .candidates import Chooser, Decider, Request
 from .capture import _torch, dynamo
 from .capture.paths import ModulePaths
 from .compositions import compositions, names_of_atoms
 from .constraints.gate import OnDepends
+from .decide import Decider, DecisionCache
 from .dump import dump_in_environment
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
@@ -27,7 +27,7 @@ from .fusions import current_fusions
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
-from .options import Options, options_of
+from .options import Options
 from .passes.example_values import example
 from .passes.fuse import Matched
 from .passes.layer_call import LayerCall
@@ -50,7 +50,7 @@ class Session:
     """What one backend has learnt: the paths of its models, kernels that it has loaded and tried, and the record of its captures."""
 
     paths: ModulePaths = field(default_factory=ModulePaths)
-    chooser: Chooser = field(default_factory=lambda: Chooser(Target.of_machine))
+    cache: DecisionCache = field(default_factory=lambda: DecisionCache(Target.of_machine))
     recorder: Recorder = field(init=False)
     also: tuple[HubKernels, ...] = ()
     around: dict[int, HubKernels] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Session:
 
     def about(self) -> About:
         """What the report says of the captures as a whole."""
-        return About(self.paths.model, tuple(self.chooser.targets.values()), installed_versions(), self.capture)
+        return About(self.paths.model, tuple(self.cache.targets.values()), installed_versions(), self.capture)
 
 
 class HubKernels:
@@ -76,7 +76,11 @@ class HubKernels:
     def __init__(self, options: Options, session: Session | None = None, *, parts_only: bool = False) -> None:
         self.options = options
         if session is None:
-            session = Session(chooser=options.chooser(), counters=RunCounters() if options.counters else None, capture=options.capture)
+            session = Session(
+                cache=DecisionCache.of(options, dict(installed_versions()).get("triton")),
+                counters=RunCounters() if options.counters else None,
+                capture=options.capture,
+            )
         self.session = session
         self.parts_only = parts_only
         dynamo.install_early()
@@ -155,7 +159,7 @@ class HubKernels:
             plan = self.rewrite(gm, mode)
         if self.session.runner is not None:
             return self.session.runner(gm)
-        inner = self.options.inner_in(mode) if self.options.edit else Inner("eager")
+        inner = replace(self.options, inner_mode=mode or self.options.inner_mode).compiler if self.options.edit else Inner("eager")
         compile_inner = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
         with _torch.said_plainly(), _torch.cacheable(gm):
             compiled = compile_inner(gm, example_inputs)
@@ -192,7 +196,8 @@ class HubKernels:
 
     def decider(self, calls: tuple[LayerCall, ...], mode: str | None = None) -> Decider:
         """Return what decides the calls of one captured graph as this backend wants them, with the mapping as it is now."""
-        return Decider(self.session.chooser, self.request(mode), calls)
+        inner_mode = mode or self.options.inner_mode
+        return Decider(self.session.cache, replace(self.options, mapping=self.mapping, inner_mode=inner_mode), calls)
 
     def _record(self, mode: str | None, state: State) -> None:
         """Record what was decided, each backend its own calls."""
@@ -203,39 +208,12 @@ class HubKernels:
             # It has captured nothing: it decides the same calls as it would its own.
             backend.conclude(state.module, list(plan_rewrites(state.calls, backend.decider(state.calls, mode).decide)))
 
-    def request(self, mode: str | None = None) -> Request:
-        """What is asked for, with the mapping as it is now.
-
-        Args:
-            mode: The mode that `torch.compile` was given, for the inner compiler.
-        """
-        options = self.options
-        return Request(
-            mapping=self.mapping,
-            device=options.device,
-            mode=options.kernel_mode,
-            compiled=options.compiled,
-            declared=options.declared,
-            opaque=options.opaque,
-            backward=options.backward,
-            verify=options.verify,
-            on_depends=options.on_depends,
-            triton=dict(installed_versions()).get("triton"),
-            only=options.only,
-            exclude=options.exclude,
-            select=options.select,
-            inner=options.inner_in(mode),
-            plan=options.plan,
-            runs=options.edit,
-            elsewhere=options.target is not None,
-        )
-
     def conclude(self, gm: fx.GraphModule, entries: list[tuple[LayerCall, Decision]], matched: tuple[Matched, ...] = ()) -> None:
         """Record what was decided for this backend's calls, and raise if a call may not keep its original layer.
 
         A fusion that misses is no such call: the layers that it is made of have their turn.
         """
-        for sentence in self.session.chooser.misfits:
+        for sentence in self.session.cache.misfits:
             self.session.recorder.note(sentence)
         self.session.recorder.record(_torch.compile_key(), gm, entries, _torch.graph_break_reason(gm), matched)
         missed = [
@@ -309,30 +287,8 @@ def hubkernels(
         >>> backend = hubkernels(inner_mode="reduce-overhead", exclude="lm_head*")
         >>> model = torch.compile(model, backend=backend)
     """
-    return HubKernels(
-        options_of(
-            {
-                "inner": inner,
-                "inner_mode": inner_mode,
-                "inner_options": inner_options,
-                "mapping": current_mapping() if mapping is None else mapping,
-                "kernel_mode": kernel_mode,
-                "use_fallback": use_fallback,
-                "only": only,
-                "exclude": exclude,
-                "lockfile": lockfile,
-                "opaque": opaque,
-                "backward": backward,
-                "verify": verify,
-                "on_depends": on_depends,
-                "counters": counters,
-                "select": select,
-                "select_budget": select_budget,
-                "plan": plan,
-                "fusions": current_fusions(),
-            }
-        )
-    )
+    given = {**locals(), "mapping": current_mapping() if mapping is None else mapping}
+    return HubKernels(Options.of(**given, fusions=current_fusions()))
 
 
 def _device_types(gm: fx.GraphModule) -> frozenset[str]:

@@ -65,7 +65,7 @@ def _lines(state: State) -> Iterator[str]:
     for call in state.calls:
         yield f"# {call.key}: {call.site.layer_name}, {_size(call)}"
         if (decision := decisions.get(call)) is not None:
-            taken = [f" by {decision.kernel.identity}"] if decision.kernel is not None else []
+            taken = [f" by {decision.use.kernel.identity}"] if decision.use is not None else []
             yield "".join([f"#   {decision.status}", *taken, *(f", {miss}" for miss in decision.misses)])
     yield state.module.print_readable(print_output=False)
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from .backend import HubKernels
 from .capture import dynamo
-from .options import options_of
+from .options import Options
 
 dynamo.install_early()
 
@@ -35,7 +35,7 @@ def compile_graph(gm: fx.GraphModule, example_inputs: list[Any], *, mode: str | 
     """
     backend = getattr(_compiling, "backend", None)
     if backend is None:  # a graph that was passed directly, without capture
-        backend = HubKernels(options_of(options or {}))
+        backend = HubKernels(Options.of(**(options or {})))
     _compiling.backend = None
     return backend(gm, example_inputs, mode=mode)
 
@@ -45,7 +45,7 @@ def _backend_for(wrapper: Any) -> HubKernels:
     backend = getattr(wrapper, _ATTRIBUTE, None)
     if backend is None:
         options = getattr(wrapper, "kwargs", {}).get("options")
-        backend = HubKernels(options_of(options or {}))
+        backend = HubKernels(Options.of(**(options or {})))
         if wrapper is not compile_graph:
             setattr(wrapper, _ATTRIBUTE, backend)
     _compiling.backend = backend

@@ -12,7 +12,7 @@ from .dry_run import dry_run
 from .fallback import KernelizeFallback
 from .mapping import current_mapping
 from .mode import Mode
-from .options import Options, options_of
+from .options import Options
 from .report.matrix import Matrix
 from .report.report import Report
 from .target import Target
@@ -69,14 +69,14 @@ def explain(
 
 def _options(mode: Mode | None) -> Options:
     compiled = mode is not None and Mode.TORCH_COMPILE in mode
-    given = {
-        "inner": "inductor" if compiled else "eager",
-        "opaque": compiled,
-        "mapping": current_mapping(),
-        "kernel_mode": mode & ~Mode.TORCH_COMPILE if mode is not None else None,
-        "use_fallback": KernelizeFallback.ALL,
-    }
-    return replace(options_of(given), edit=False)
+    return Options.of(
+        inner="inductor" if compiled else "eager",
+        opaque=compiled,
+        mapping=current_mapping(),
+        kernel_mode=mode & ~Mode.TORCH_COMPILE if mode is not None else None,
+        use_fallback=KernelizeFallback.ALL,
+        edit=False,
+    )
 
 
 def _elsewhere(target: str | Target | None) -> Target | None:

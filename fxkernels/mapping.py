@@ -12,8 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from .device import Device, device_of
 from .mode import Mode, mapping_mode, preference
+from .passes.gate import Gate
 from .passes.miss import Miss
 from .target import Target
+
+MAPPING = Gate("mapping", "form", ("no_mapping", "no_device", "capability", "no_mode"))
+"""Which kernels does the mapping have for the layer name, the device and the mode?"""
 
 _NO_MAPPING = "no kernel is mapped to layer name {layer!r}; mapped are: {mapped}"
 _NO_DEVICE = "no kernel is mapped to layer name {layer!r} for {device}, only for: {mapped}"
@@ -90,7 +94,7 @@ class KernelMapping:
         order = preference(mode)
         places = self._layers.get(layer_name)
         if places is None:
-            return Miss("no_mapping", _NO_MAPPING, {"layer": layer_name, "mapped": self._names})
+            return self.without(layer_name)
         asked = {"layer": layer_name, "device": target.device}
         of_type = {device for device, _ in places if device.type == target.device}
         if not of_type:
@@ -105,6 +109,10 @@ class KernelMapping:
             mapped = _listing(option.label for device, option in places if device in fitting)
             return Miss("no_mode", _NO_MODE, asked | {"mode": mode.label, "mapped": mapped})
         return found
+
+    def without(self, layer_name: str) -> Miss:
+        """Return the miss of a layer name that has no kernel here."""
+        return Miss("no_mapping", _NO_MAPPING, {"layer": layer_name, "mapped": ", ".join(self.layer_names) or "nothing"})
 
     def device_types(self, layer_name: str) -> frozenset[str]:
         """Return the types of the devices for which a kernel is mapped to a layer name; none if there is no kernel."""

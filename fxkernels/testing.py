@@ -11,7 +11,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .passes.miss import CODES
+from .decide.gates import CODES
 from .report.fold import Fold, fold_alike, fold_calls, folded_message, nameless, outcome_of, repeated_paths
 from .report.model import CallReport
 from .report.report import Report
@@ -101,7 +101,7 @@ def assert_missed(report: Report, /, *paths: str, code: str | None = None) -> No
     if not paths:
         raise TypeError("assert_missed needs a path, 'lm_head.norm'")
     if code is not None and code not in CODES:
-        raise ValueError(f"there is no miss code {code!r}{_meant(code, CODES)} they are listed in passes/miss.py")
+        raise ValueError(f"there is no miss code {code!r}{_meant(code, CODES)} they are {', '.join(CODES)}")
     problems: list[str] = []
     for path in paths:
         wrong = [

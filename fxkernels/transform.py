@@ -25,7 +25,7 @@ from .kernelized import Kernelized
 from .kernels.lowering.lowering import Backward
 from .mapping import KernelMapping, MappingLike, current_mapping
 from .mode import Mode
-from .options import Options, options_of
+from .options import Options
 
 Capture = Literal["auto", "dynamo", "symbolic"]
 
@@ -92,7 +92,21 @@ def kernelize(
     _check_model(model)
     if capture not in ("auto", "dynamo", "symbolic"):
         raise ValueError(f"capture is 'auto', 'dynamo' or 'symbolic', not {capture!r}")
-    options = _options(device, mode, needs_torch_compile, use_fallback, mapping, lockfile, opaque, backward, verify, on_depends, counters)
+    options = Options.of(
+        inner="eager",
+        mapping=current_mapping() if mapping is None else mapping,
+        fusions=current_fusions(),
+        kernel_mode=mode & ~Mode.TORCH_COMPILE if mode is not None else None,
+        declared=needs_torch_compile or (mode is not None and Mode.TORCH_COMPILE in mode),
+        use_fallback=use_fallback,
+        device=device,
+        lockfile=lockfile,
+        opaque=opaque,
+        backward=backward,
+        verify=verify,
+        on_depends=on_depends,
+        counters=counters,
+    )
     if options.device is None:
         _check_device(model)
     graph, reason = _graph_of(model, capture)
@@ -119,39 +133,6 @@ def original(model: nn.Module) -> nn.Module:
     if kernelized is None:
         raise ValueError(f"this {type(model).__name__} is not the result of kernelize()")
     return kernelized.original if kernelized.original is not None else _without_kernels(model)
-
-
-def _options(
-    device: str | None,
-    mode: Mode | None,
-    declared: bool,
-    use_fallback: Any,
-    mapping: Any,
-    lockfile: Any,
-    opaque: bool,
-    backward: Any,
-    verify: Any,
-    on_depends: Any,
-    counters: Any,
-) -> Options:
-    plain = mode & ~Mode.TORCH_COMPILE if mode is not None else None
-    return options_of(
-        {
-            "inner": "eager",
-            "mapping": current_mapping() if mapping is None else mapping,
-            "fusions": current_fusions(),
-            "kernel_mode": plain,
-            "use_fallback": use_fallback,
-            "device": device,
-            "lockfile": lockfile,
-            "opaque": opaque,
-            "backward": backward,
-            "verify": verify,
-            "on_depends": on_depends,
-            "counters": counters,
-            "declared": declared or (mode is not None and Mode.TORCH_COMPILE in mode),
-        }
-    )
 
 
 def _graph_of(model: nn.Module, capture: Capture) -> tuple[nn.Module | None, str | None]:

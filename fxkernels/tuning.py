@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from .backend import HubKernels, hubkernels
-from .candidates.repositories import kernel_name
+from .decide.repositories import kernel_name
 from .kernels.call import flatten_tensors
+from .kernels.describe import Description
 from .kernels.lowering.names import state_of
 from .mapping import KernelMapping, MappingLike
 from .passes.plan import Decision
@@ -121,10 +122,11 @@ def _planned_calls(backend: HubKernels) -> Iterator[PlannedCalls]:
     for key, site, decision in backend.session.recorder.decisions():
         if not decision.candidates:
             continue
-        kernel = decision.kernel if decision.status == "rewritten" else None
+        kernel = decision.use.kernel if decision.status == "rewritten" else None
         name, state = (kernel_name(kernel.identity), state_of(kernel)) if kernel is not None else (None, None)
-        inputs = decision.described.inputs
-        found.setdefault(PlannedCalls((), site.layer_name, bool(site.training), inputs, name, state, _why(decision)), []).append(key)
+        description: Description = decision.description
+        what = (site.layer_name, bool(site.training), description.inputs, description.form)
+        found.setdefault(PlannedCalls((), *what, name, state, _why(decision)), []).append(key)
     for entry, keys in found.items():
         yield replace(entry, calls=tuple(keys))
 

@@ -1,4 +1,4 @@
-"""Gates: the questions that a call, and then each candidate for it, is asked in a fixed order, and what came of each."""
+"""Gates: the questions that a layer call, and then each candidate for it, is asked; and the answers."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ from .miss import Miss
 Outcome = Literal["passed", "failed", "unknown"]
 """Of a gate. It is unknown where only running something would tell, and nothing was to be run."""
 
-CALL_GATES: tuple[str, ...] = ("filter", "annotation", "region", "device", "mapping")
-"""What a call is asked before there is a candidate: is it wanted, is the forward the annotated one, may the region be replaced, where does
-it run, and what does the mapping have for it."""
-
-CANDIDATE_GATES: tuple[str, ...] = ("repository", "contract", "inputs", "mode", "constraints", "admission", "lowering", "profit")
-"""What each candidate is asked: can it be loaded, does it have the layer's signature, can it take the inputs, may it run in this mode, does
-the call meet what it demands, has it shown that it computes the same, can it enter the graph, and is it faster."""
+Stage = Literal["call", "form", "candidate", "selection"]
+"""When a gate is asked: of each call, once for all calls of one form, of each candidate for these, or once of the candidates that have
+passed all others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """One gate that was asked. Those after a failed one were not, and do not appear.
+class GateResult:
+    """The answer of one gate. Gates behind one that failed are not asked, and have none.
 
     Args:
-        name: One of `CALL_GATES` or `CANDIDATE_GATES`.
-        outcome: What came of it.
+        name: The gate's name.
+        outcome: Whether the call or candidate passed.
         miss: Why it failed; present exactly if it did.
         note: The evidence of a pass, or why the outcome is unknown; may be empty for a pass.
 
     Raises:
-        ValueError: If name, outcome and miss do not fit each other.
+        ValueError: If outcome and miss contradict each other.
     """
 
     name: str
@@ -39,24 +35,59 @@ class Gate:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.name not in CALL_GATES and self.name not in CANDIDATE_GATES:
-            raise ValueError(f"unknown gate {self.name!r}; the gates are listed in passes/gate.py")
         if (self.outcome == "failed") is not (self.miss is not None):
             raise ValueError(f"gate {self.name} has outcome {self.outcome} and miss={self.miss!r}, which contradict each other")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One repository that the mapping offers for a call, and the gates that it was asked.
+class Gate:
+    """A question. The room that knows the answer declares it.
+
+    Args:
+        name: What reports call it.
+        stage: When it is asked.
+        codes: The codes of the misses with which it fails.
+    """
+
+    name: str
+    stage: Stage
+    codes: tuple[str, ...]
+
+    def passed(self, note: str = "") -> GateResult:
+        """Return the answer that nothing speaks against, with the evidence."""
+        return GateResult(self.name, note=note)
+
+    def failed(self, miss: Miss) -> GateResult:
+        """Return the answer of a call or candidate that is turned away.
+
+        Raises:
+            ValueError: If the gate does not declare the miss's code.
+        """
+        if miss.code not in self.codes:
+            raise ValueError(f"gate {self.name} fails with {miss.code!r}, and declares only {', '.join(self.codes)}")
+        return GateResult(self.name, "failed", miss)
+
+    def unknown(self, why: str) -> GateResult:
+        """Return the answer that only running something would give."""
+        return GateResult(self.name, "unknown", note=why)
+
+    def of(self, miss: Miss | None) -> GateResult:
+        """Return the answer of a question that has nothing to say of a pass."""
+        return self.passed() if miss is None else self.failed(miss)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateResult:
+    """One repository that the mapping offers for a call, and what its gates have answered.
 
     Args:
         name: The repository and layer, as far as the mapping tells them.
-        gates: The gates that were asked, in order; the last one may have failed, and any may be unknown.
+        gates: The answers, in order; the last one may have failed, and any may be unknown.
         kernel: The identity of the kernel layer, once it is loaded; for the passes an opaque value.
     """
 
     name: str
-    gates: tuple[Gate, ...]
+    gates: tuple[GateResult, ...]
     kernel: Any = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import fx
 
 from .conflict import RewrittenCalls
-from .gate import Candidate, Gate
+from .gate import CandidateResult, GateResult
 from .layer_call import LayerCall
 from .miss import Miss
 
@@ -39,24 +39,20 @@ class Decision:
     Args:
         status: ``rewritten``, ``missed``, ``excluded``, ``covered`` or ``unknown``.
         misses: Every miss on the way, in the order in which candidates were asked; the first one is the reason of a call that missed.
-        kernel: Who replaces the call; for the passes an opaque value.
         replacement: Present exactly if the status is ``rewritten``.
-        lowering: How the kernel enters the graph; for the passes an opaque value.
-        gates: What the call itself was asked.
+        gates: What the gates have answered of the call itself.
         candidates: The repositories that were asked for a kernel, in order; the last one is the one that is taken, if any is.
-        evidence: Why the kernel is trusted; for the passes an opaque value.
-        described: The call before and after in words; for the passes an opaque value.
+        use: The kernel that is taken, and how it is used; for the passes an opaque value.
+        description: The call before and after in words; for the passes an opaque value.
     """
 
     status: Status
     misses: tuple[Miss, ...] = ()
-    kernel: Any = None
     replacement: Replacement | None = None
-    lowering: Any = None
-    gates: tuple[Gate, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    evidence: Any = None
-    described: Any = None
+    gates: tuple[GateResult, ...] = ()
+    candidates: tuple[CandidateResult, ...] = ()
+    use: Any = None
+    description: Any = None
 
     def __post_init__(self) -> None:
         if (self.status == "rewritten") is not (self.replacement is not None):
@@ -124,5 +120,9 @@ def _earliest_first(calls: tuple[LayerCall, ...]) -> list[LayerCall]:
     return [*located, *(call for call in calls if not call.region)]
 
 
+COVERED = "covered"
+"""The code of a call's miss inside a call that is rewritten."""
+
+
 def _covered_by(call: LayerCall) -> Decision:
-    return Decision("covered", (Miss("covered", "it happens inside {key}, which a kernel replaces", {"key": call.key}),))
+    return Decision("covered", (Miss(COVERED, "it happens inside {key}, which a kernel replaces", {"key": call.key}),))

@@ -1,6 +1,6 @@
-"""Gates on a region: may these nodes be taken out of the graph and one call put in their place?
+"""The gate of a region: may these nodes be taken out of the graph and one call put in their place?
 
-Each gate answers one question with a `Miss` or None. What a value *is* (its storage, its sizes) is read from the example value that
+Each function answers one question with a `Miss` or None. What a value *is* (its storage, its sizes) is read from the example value that
 capture left in `node.meta["example_value"]`.
 """
 
@@ -15,9 +15,13 @@ from torch import fx
 
 from .effects import draws_random_numbers, written_by
 from .example_values import example, storage_of
+from .gate import Gate
 from .layer_call import LayerCall
 from .miss import Miss
 from .placement import is_convex, stays_the_same_in_one_place
+
+REGION = Gate("region", "call", ("graph_break", "mutation", "random", "escape", "output_metadata", "state", "conflict"))
+"""May a kernel take the region's place?"""
 
 
 def ends_in_this_graph(call: LayerCall) -> Miss | None:
@@ -98,7 +102,7 @@ def reads_only_what_is_marked(call: LayerCall) -> Miss | None:
     return None
 
 
-GATES: tuple[Callable[[LayerCall], Miss | None], ...] = (
+QUESTIONS: tuple[Callable[[LayerCall], Miss | None], ...] = (
     ends_in_this_graph,
     mutates_nothing_outside,
     draws_no_random_numbers,
@@ -108,25 +112,25 @@ GATES: tuple[Callable[[LayerCall], Miss | None], ...] = (
     is_convex,
     stays_the_same_in_one_place,
 )
-"""The region's gates, in the order in which they are asked."""
+"""What the gate asks of a region, in order."""
 
 
 def only_computes(call: LayerCall) -> bool:
-    """Whether no operation of the region writes or draws anything. Equal for calls of one `structure`; then two gates need not be asked."""
+    """Whether no operation of the region writes or draws anything, so that two questions need not be asked: equal for one `structure`."""
     return not any(draws_random_numbers(node) or written_by(node) for node in _computing(call))
 
 
 def why_not_replaceable(call: LayerCall, *, only_computes: bool = False) -> Miss | None:
-    """Return the first miss of the region's gates, or None if a kernel may take the region's place.
+    """Return the first miss of the region, or None if a kernel may take the region's place.
 
     Args:
         call: A layer call.
         only_computes: What `only_computes` has said of the call, or of another one of the same structure.
     """
-    for gate in GATES:
-        if only_computes and gate in (mutates_nothing_outside, draws_no_random_numbers):
+    for ask in QUESTIONS:
+        if only_computes and ask in (mutates_nothing_outside, draws_no_random_numbers):
             continue
-        miss = gate(call)
+        miss = ask(call)
         if miss is not None:
             return miss
     return None

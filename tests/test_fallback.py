@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fxkernels.decide.gates import CODES
 from fxkernels.errors import REPOSITORY_CODES
 from fxkernels.fallback import KernelizeFallback
-from fxkernels.passes.miss import CODES, Miss
+from fxkernels.passes.miss import Miss
 
 CASES = {
     KernelizeFallback.NO_LAYER: {"no_mapping"},

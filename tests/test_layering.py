@@ -41,10 +41,10 @@ ROOMS: tuple[str, ...] = (
     "capture",
     "admission",
     "selection",
-    "candidates",
+    "options",
+    "decide",
     # what is done with a model
     "report",
-    "options",
     "dump",
     "compositions",
     "backend",

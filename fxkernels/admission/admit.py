@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from ..kernels.lowering.repairs import Repairs
 from ..passes.miss import Miss
 from . import records
 from .probe import probe
@@ -51,9 +52,7 @@ class Admitted:
     Args:
         how: ``"probed"``, ``"unprobed"`` (it could not be probed) or ``"unverified"`` (verification is off).
         reason: Why it is unprobed, or which help a probed kernel needs, as a sentence; else empty.
-        cloned: Positions of the inputs of which it has to get copies, since it overwrites them.
-        detached: Whether no gradient flows through it: the reference's has to be recomputed.
-        relaid: Positions of the outputs whose strides are not the layer's: they have to be copied.
+        repairs: What makes the kernel right.
         evidence: What the probe has seen.
         key: The key of the record.
         ranges: For each dynamic size, the smallest and the largest that were probed.
@@ -61,9 +60,7 @@ class Admitted:
 
     how: Literal["probed", "unprobed", "unverified"]
     reason: str = ""
-    cloned: frozenset[int] = frozenset()
-    detached: bool = False
-    relaid: frozenset[int] = frozenset()
+    repairs: Repairs = Repairs()
     evidence: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     ranges: tuple[tuple[int, int], ...] = ()
@@ -178,9 +175,8 @@ def _probed_here(case: ProbeCase, reason: str, strict: bool) -> Verdict:
 def _admission_of(case: ProbeCase | None, verdict: Verdict, key: str | None, strict: bool) -> Admitted | Miss:
     if verdict.result == "admitted":
         ranges = case.ranges if case is not None else ()
-        repairs = "; ".join(verdict.evidence.get("repairs", ()))
-        seen = (frozenset(verdict.cloned), verdict.detached, frozenset(verdict.relaid), verdict.evidence)
-        return Admitted("probed", repairs, *seen, key, ranges)
+        help_ = "; ".join(verdict.evidence.get("repairs", ()))
+        return Admitted("probed", help_, verdict.repairs, verdict.evidence, key, ranges)
     if verdict.result == "unprobed" and not strict:
         return Admitted("unprobed", verdict.message)
     kernel = case.kernel.identity if case is not None else "the kernel"

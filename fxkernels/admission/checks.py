@@ -12,6 +12,7 @@ from torch.fx.node import map_aggregate
 
 from ..kernels.lowering.autocast import autocast_to
 from ..kernels.lowering.output_order import metadata, order_instead
+from ..kernels.lowering.repairs import Repairs
 from ..kernels.samples import FAR, LARGE, LARGER, NORMAL, TINY, ZEROS, Inputs, Sample, Style
 from .gradients import Run
 from .guarded_memory import GuardedInputs, shared_memory
@@ -34,20 +35,16 @@ class Findings:
     """What the checks have found out about a kernel that passes them.
 
     Args:
-        cloned: Positions of inputs of which it has to get copies.
-        detached: Whether no gradient flows through it.
+        repairs: What makes it right.
         style: Values for which the layer stays finite; None if that is not known yet, nor the rest.
         dtypes: Those of the outputs.
         rounded: The coarsest dtype to which the layer rounds.
-        relaid: Positions of the outputs whose strides are not the layer's.
     """
 
-    cloned: frozenset[int] = frozenset()
-    detached: bool = False
+    repairs: Repairs = Repairs()
     style: Style | None = None
     dtypes: tuple[torch.dtype, ...] = ()
     rounded: torch.dtype | None = None
-    relaid: frozenset[int] = frozenset()
 
 
 class Checks:
@@ -69,7 +66,7 @@ class Checks:
         if isinstance(highs, str):
             raise Unprobed(highs)
         self._highs = highs
-        self.cloned, self.detached, self.relaid = before.cloned, before.detached, before.relaid
+        self.repairs = before.repairs
         self._style = before.style if before.style is not None else self._ordinary()
         self._dtypes, self._rounded = (before.dtypes, before.rounded) if before.style is not None else self._dtypes_of_reference()
         self.computed = tuple(n for n in range(len(self._dtypes)) if n not in case.passed)
@@ -80,7 +77,7 @@ class Checks:
     @property
     def gradient(self) -> bool:
         """Whether the kernel's own gradient is looked at."""
-        return self.case.gradient and not self.detached
+        return self.case.gradient and self.repairs.recompute is None
 
     def all(self) -> Findings:
         """Make all checks.
@@ -115,7 +112,7 @@ class Checks:
         return self._findings()
 
     def _findings(self) -> Findings:
-        return Findings(self.cloned, self.detached, self._style, self._dtypes, self._rounded, self.relaid)
+        return Findings(self.repairs, self._style, self._dtypes, self._rounded)
 
     # --- one run ---
 
@@ -145,9 +142,9 @@ class Checks:
         self._context.keep([outputs[number] for number in self.computed], "output {name} of an earlier one", self.computed)
         return Run(self._context, inputs, outputs, oracle, style)
 
-    def _runner(self, cloned: frozenset[int] | None = None) -> Runner:
+    def _runner(self) -> Runner:
         self.evidence.runs += 1
-        return Runner(self.case, len(self._dtypes), self.cloned if cloned is None else cloned)
+        return Runner(self.case, len(self._dtypes), Repairs(self.repairs.copied_inputs))
 
     def _compare(self, number: int, output: torch.Tensor, oracle: Oracle, style: Style) -> None:
         exact, what = oracle.outputs[number], f"output {number}"
@@ -181,16 +178,17 @@ class Checks:
             expected = wide if wide.dtype is dtype else torch.empty_strided(wide.shape, wide.stride(), dtype=dtype, device=wide.device)
             if metadata(outputs[number]) == metadata(expected):
                 continue
-            if order_instead(outputs[number], expected) is None:
+            order = order_instead(outputs[number], expected)
+            if order is None:
                 got, wanted = shown(outputs[number]), shown(expected)
                 raise refused("output_metadata", "output {number} is {got}, the layer's is {wanted}", number=number, got=got, wanted=wanted)
-            self.relaid |= {number}
+            self.repairs |= Repairs(reordered_outputs=((number, order),))
             self.evidence.repair(f"output {number} has other strides than the layer's, and is copied")
 
     def _check_memory(self, outputs: Sequence[torch.Tensor], inputs: Sequence[Any], oracle: Oracle) -> None:
         for number in self.computed:
             for position, value in enumerate(inputs):
-                if isinstance(value, torch.Tensor) and position not in self.cloned and shared_memory(outputs[number], value):
+                if isinstance(value, torch.Tensor) and position not in self.repairs.copied_inputs and shared_memory(outputs[number], value):
                     name = self.case.names[position]
                     raise refused("output_metadata", "output {number} shares memory with {name}", number=number, name=name)
             for other in self.computed[: self.computed.index(number)]:
@@ -200,7 +198,7 @@ class Checks:
 
     def _refuse_writes_besides(self, guarded: GuardedInputs) -> None:
         for position in guarded.changed_besides():
-            if position not in self.cloned:
+            if position not in self.repairs.copied_inputs:
                 raise refused("mutates_input", "it writes to the memory around {name}", name=self.case.names[position])
         self._refuse_broken_fences(guarded)
 
@@ -248,12 +246,13 @@ class Checks:
         written: set[int] = set()
         for gradient in {self.gradient, False}:
             guarded = GuardedInputs.of(Sample.of(self.specs).fill(0, self._style, self._highs), gradient=gradient)
-            runner = self._runner(frozenset())
+            runner = Runner(self.case, len(self._dtypes))
+            self.evidence.runs += 1
             runner(guarded.values, gradient=gradient, tolerate_writes=True)
             self._refuse_broken_fences(guarded)
             written |= runner.written
             written |= {position for position in guarded.changed_besides() if not self.specs[position].of_layer}
-        self.cloned |= written
+        self.repairs |= Repairs(tuple(written))
         if written:
             names = ", ".join(self.case.names[position] for position in sorted(written))
             self.evidence.repair(f"it overwrites {names}, and gets copies")
@@ -274,7 +273,7 @@ class Checks:
     def _go_on_without_gradient(self) -> None:
         if self.case.training:
             raise refused("gradient", "its output is detached: no gradient flows through it")
-        self.detached = True
+        self.repairs |= Repairs(recompute="no gradient flows through it")
         self.evidence.repair("no gradient flows through it: the reference's is recomputed")
 
     def _ordinary(self) -> Style:

@@ -55,8 +55,7 @@ def _probe(case: ProbeCase) -> Verdict:
         return Verdict.unprobed("there is no memory for the probe", evidence.as_dict())
     if found is None:
         return Verdict.unprobed("its inputs have no elements", evidence.as_dict())
-    cloned, relaid = tuple(sorted(found.cloned)), tuple(sorted(found.relaid))
-    return Verdict("admitted", cloned=cloned, detached=found.detached, relaid=relaid, evidence=evidence.as_dict())
+    return Verdict("admitted", repairs=found.repairs, evidence=evidence.as_dict())
 
 
 def _own_sizes(case: ProbeCase, specs: Inputs, evidence: Evidence) -> Findings:

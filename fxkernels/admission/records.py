@@ -28,7 +28,7 @@ from .verdict import Verdict
 
 _log = logging.getLogger("fxkernels")
 
-FORMAT = 5
+FORMAT = 6
 """Raised when a probe shows something else than before, so that older verdicts are not taken for it."""
 
 VARIABLE = "FXKERNELS_RECORDS"

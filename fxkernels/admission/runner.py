@@ -15,6 +15,7 @@ from ..capture import _torch
 from ..errors import KernelRuntimeError
 from ..kernels.call import KernelCall, Slot
 from ..kernels.lowering.autocast import autocast_to
+from ..kernels.lowering.repairs import Repairs
 from ..kernels.samples import Inputs, TensorSpec
 from ..kernels.stand_in import stand_in
 from ..passes.miss import Miss
@@ -117,10 +118,10 @@ class Runner:
     Args:
         case: The case.
         outputs: How many tensors the layer returns.
-        cloned: Positions of inputs of which the kernel gets copies.
+        repairs: The inputs of which the kernel gets copies.
     """
 
-    def __init__(self, case: ProbeCase, outputs: int, cloned: Iterable[int] = ()) -> None:
+    def __init__(self, case: ProbeCase, outputs: int, repairs: Repairs | None = None) -> None:
         self._case, self._outputs = case, outputs
         self._build = stand_in(case.state, case.training)
         self._self: nn.Module | None = None
@@ -135,8 +136,7 @@ class Runner:
             reference=case.reference,
             outputs=outputs,
             differentiable=False,
-            recompute=False,
-            cloned=cloned,
+            repairs=repairs,
         )
 
     def __call__(

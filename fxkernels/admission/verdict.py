@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
-from ..passes.miss import CODES, Miss
+from ..kernels.lowering.repairs import Repairs
+from ..passes.gate import Gate
+from ..passes.miss import Miss
 from .tolerances import Comparison
+
+ADMISSION = Gate(
+    "admission",
+    "candidate",
+    ("numerics", "gradient", "mutates_input", "output_metadata", "own_state", "crash", "timeout", "unprobed", "dynamic_shape"),
+)
+"""Has the kernel shown that it computes what the layer computes, for such inputs?"""
 
 Result = Literal["admitted", "refused", "unprobed"]
 
@@ -60,18 +69,14 @@ class Verdict:
         result: ``"admitted"``, ``"refused"`` or ``"unprobed"``.
         code: The miss code, unless the kernel is admitted.
         message: What is wrong with the kernel, or why it could not be probed.
-        cloned: Positions of the inputs that the kernel overwrites: it is right if it gets copies of them.
-        detached: Whether no gradient flows through the kernel, though it does not say so: it is right with the reference's.
-        relaid: Positions of the outputs whose strides are not the layer's: the kernel is right if they are copied.
+        repairs: What makes the kernel right, if it is admitted.
         evidence: What was seen.
     """
 
     result: Result
     code: str | None = None
     message: str = ""
-    cloned: tuple[int, ...] = ()
-    detached: bool = False
-    relaid: tuple[int, ...] = ()
+    repairs: Repairs = Repairs()
     evidence: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -90,9 +95,7 @@ class Verdict:
             "result": self.result,
             "code": self.code,
             "message": self.message,
-            "cloned": list(self.cloned),
-            "detached": self.detached,
-            "relaid": list(self.relaid),
+            "repairs": self.repairs.as_dict(),
             "evidence": self.evidence,
         }
 
@@ -104,18 +107,12 @@ class Verdict:
             ValueError: If it is something else.
         """
         result, code, message = found.get("result"), found.get("code"), found.get("message")
-        cloned, detached, evidence, relaid = found.get("cloned"), found.get("detached"), found.get("evidence"), found.get("relaid")
-        if result not in ("admitted", "refused", "unprobed") or not (code is None if result == "admitted" else code in CODES):
+        evidence = found.get("evidence")
+        if result not in ("admitted", "refused", "unprobed") or not (code is None if result == "admitted" else code in ADMISSION.codes):
             raise ValueError(f"{result!r} with code {code!r} is no verdict")
-        if not (_are_positions(cloned) and _are_positions(relaid) and isinstance(detached, bool)):
-            raise ValueError("a verdict says which inputs are cloned, which outputs are laid out anew, and whether the output is detached")
         if not isinstance(message, str) or not isinstance(evidence, dict):
             raise ValueError("a verdict has a message and its evidence")
-        return Verdict(result, code, message, tuple(cloned), detached, tuple(relaid), evidence)
-
-
-def _are_positions(found: Any) -> TypeGuard[list[int]]:
-    return isinstance(found, list) and all(type(position) is int for position in found)
+        return Verdict(result, code, message, Repairs.from_dict(found.get("repairs")), evidence)
 
 
 def _short(value: float) -> float | str:

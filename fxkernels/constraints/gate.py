@@ -11,6 +11,7 @@ import torch
 
 from ..kernels.bound import Bound
 from ..kernels.layer import KernelLayer
+from ..passes.gate import Gate
 from ..passes.miss import Miss
 from ..target import Target
 from .call_facts import CallFacts, TensorFacts
@@ -21,6 +22,12 @@ from .grammar import parse
 from .guard import Guard
 from .sizes import dynamic_reads, symbols_of
 from .smallest_change import smallest_change
+from .vocabulary import CALLABLE, TARGET_FACTS
+
+_CODES = dict.fromkeys(word.code for word in (*CALLABLE.values(), *TARGET_FACTS.values()))
+
+CONSTRAINTS = Gate("constraints", "candidate", (*_CODES, "dynamic_shape"))
+"""Does the call meet what the kernel demands?"""
 
 OnDepends = Literal["guard", "miss"]
 """What happens where a constraint depends on dynamic sizes: it is made a guard of the graph, or the kernel is not used."""

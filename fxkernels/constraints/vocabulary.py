@@ -27,7 +27,7 @@ class Word:
     Args:
         usage: How it is written.
         kind: What it gives.
-        code: The miss code of a clause that fails because of it, one of `passes.miss.CODES`.
+        code: The miss code of a clause that fails because of it, one of the codes of the gate.
     """
 
     usage: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..passes.layer_call import LayerCall
 from ..passes.region import external_inputs
 from .call import KernelCall, Operators, Slot
 from .layer import KernelLayer
-from .lowering.output_order import Order
+from .lowering.repairs import Repairs
 from .origin import LayerOrigin
 from .signature import forward_signature, kernel_arguments
 from .stand_in import LayerState, stand_in
@@ -62,11 +62,9 @@ class Bound:
         reference: Callable[..., tuple[torch.Tensor, ...]],
         outputs: int,
         differentiable: bool,
-        recompute: bool | None = None,
-        cloned: Iterable[int] = (),
+        repairs: Repairs | None = None,
         operators: Operators | None = None,
         launches: bool = False,
-        orders: Mapping[int, Order] | None = None,
     ) -> KernelCall:
         """Return the callable that stands in the graph. See `KernelCall` for the arguments."""
         return KernelCall(
@@ -78,11 +76,9 @@ class Bound:
             reference=reference,
             outputs=outputs,
             differentiable=differentiable,
-            recompute=not kernel.has_backward if recompute is None else recompute,
-            cloned=cloned,
+            repairs=repairs,
             operators=operators,
             launches=launches,
-            orders=orders,
         )
 
 

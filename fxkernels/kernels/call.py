@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from ..errors import KernelRuntimeError
 from .layer import KernelLayer
-from .lowering.output_order import Order, laid_out
+from .lowering.output_order import laid_out
+from .lowering.repairs import Repairs
 from .lowering.triton import call_routed
 from .recompute import is_cut, recomputed_backward
 from .second_order import is_twice_differentiable
@@ -72,11 +73,10 @@ class KernelCall:
         reference: From the same inputs to a tuple of the same outputs, by the original layer. Called only when its gradient is needed.
         outputs: Number of tensors that the call returns.
         differentiable: Whether the reference's outputs carry a gradient in this graph.
-        recompute: Whether the gradient is the reference's, recomputed, rather than the kernel's own.
-        cloned: Positions of the inputs that the kernel overwrites and somebody else may see: it gets copies of them.
-        operators: What is called instead of the kernel's Python, in a graph whose compiler cannot follow that.
+        repairs: What makes the kernel right. The gradient of a kernel without a backward is recomputed in any case.
+        operators: What is called instead of the kernel's Python, in a graph whose compiler cannot follow that. They copy inputs and
+            outputs themselves.
         launches: Whether it launches Triton kernels by itself, which a compiler has to be shown.
-        orders: For each output that the kernel lays out in memory in another way than the layer, the order of the layer's dimensions.
 
     Raises:
         KernelRuntimeError: When called, if the kernel raises.
@@ -93,18 +93,17 @@ class KernelCall:
         reference: Callable[..., tuple[torch.Tensor, ...]],
         outputs: int,
         differentiable: bool,
-        recompute: bool,
-        cloned: Iterable[int] = (),
+        repairs: Repairs | None = None,
         operators: Operators | None = None,
         launches: bool = False,
-        orders: Mapping[int, Order] | None = None,
     ) -> None:
         self.kernel, self.path = kernel, path
         self._build_self, self._args, self._kwargs = build_self, args, kwargs
         self._reference, self._outputs = reference, outputs
-        self._differentiable, self._recompute = differentiable, recompute
-        self._cloned, self.operators = frozenset(cloned), operators
-        self.orders = orders or {}
+        self.repairs, self.operators = repairs or Repairs(), operators
+        self._differentiable, self._copied = differentiable, frozenset(self.repairs.copied_inputs)
+        has_backward = kernel.has_backward if operators is None else operators.has_own_backward
+        self._recompute = not has_backward or self.repairs.recompute is not None
         self._python = self._routed if launches else self.run
         self._warned = self._is_followed = False
         # Whether the kernel's own gradient has one in turn; None until it is known.
@@ -125,7 +124,7 @@ class KernelCall:
     def copied(self) -> frozenset[int | str]:
         """Positions and names of those of the kernel's arguments of which it gets copies, as it overwrites them."""
         arguments: tuple[tuple[int | str, Any], ...] = (*enumerate(self._args), *self._kwargs.items())
-        return frozenset(key for key, value in arguments if any(slot in self._cloned for slot in _positions(value)))
+        return frozenset(key for key, value in arguments if any(slot in self._copied for slot in _positions(value)))
 
     def __call__(self, *inputs: Any) -> Any:
         operators = self.operators
@@ -180,8 +179,8 @@ class KernelCall:
         return call_routed(self.run, inputs)
 
     def _run(self, inputs: tuple[Any, ...]) -> Any:
-        if self._cloned:
-            inputs = tuple([value.clone() if position in self._cloned else value for position, value in enumerate(inputs)])
+        if self._copied:
+            inputs = tuple([value.clone() if position in self._copied else value for position, value in enumerate(inputs)])
         try:
             args = fill_slots(self._args, inputs)
             kwargs = fill_slots(self._kwargs, inputs) if self._kwargs else self._kwargs
@@ -194,7 +193,7 @@ class KernelCall:
         if len(tensors) != self._outputs:
             message = f"it returned {len(tensors)} tensors where the layer returns {self._outputs}"
             raise KernelRuntimeError(self.path, self.kernel.identity, ValueError(message))
-        for position, order in self.orders.items():
+        for position, order in self.repairs.reordered_outputs:
             tensors[position] = laid_out(tensors[position], order)
         return tensors[0] if self._outputs == 1 else tuple(tensors)
 

@@ -7,12 +7,15 @@ from collections.abc import Collection, Set
 
 from torch import nn
 
+from ..passes.gate import Gate
 from ..passes.miss import Miss
 from .attributes import attributes_read, writes_to_layer
 from .layer import KernelLayer
-from .signature import forward_signature, kernel_arguments, signature_difference
+from .origin import LayerOrigin
+from .signature import forward_signature, signature_difference
 
-__all__ = ["attributes_exist", "has_no_own_state", "kernel_arguments", "leaves_the_layer_alone", "signature_agrees"]
+CONTRACT = Gate("contract", "candidate", ("own_state", "signature", "missing_attribute"))
+"""Does the kernel take what the layer takes, and read only what the layer has?"""
 
 _OWN = frozenset({"forward", "has_backward", "can_torch_compile", "extra_repr"})
 # What the interpreter puts into a class by itself, up to Python 3.14.
@@ -38,6 +41,24 @@ _NOISE = frozenset(
 )
 _PROVIDED = frozenset(dir(nn.Module)) | frozenset(vars(nn.Module()))
 _LISTED = 12
+
+
+def breaks_contract(kernel: KernelLayer, origin: LayerOrigin, positional: int, keywords: tuple[str, ...]) -> Miss | None:
+    """Return why a kernel layer cannot be called as a layer is; None if it can.
+
+    Args:
+        kernel: The kernel layer.
+        origin: Where the layer call comes from.
+        positional: How many arguments the call passes by position.
+        keywords: The names of those that it passes by keyword.
+    """
+    attributes = origin.state.available if origin.state is not None else frozenset[str]()
+    return (
+        has_no_own_state(kernel)
+        or leaves_the_layer_alone(kernel)
+        or signature_agrees(kernel, origin.signature, positional, keywords)
+        or attributes_exist(kernel, attributes)
+    )
 
 
 def has_no_own_state(kernel: KernelLayer) -> Miss | None:

@@ -22,6 +22,7 @@ from ..passes.layer_call import LayerCall
 from ..passes.region import external_inputs
 from .bound import Bound
 from .call import Slot
+from .call_form import key_in_plans
 from .code_text import Symbols, code_of, is_assignment, spelled, spelled_value
 from .layer import KernelIdentity
 from .origin import LayerOrigin
@@ -67,11 +68,13 @@ class Description:
     """A layer call in words, shared by all calls of the same form.
 
     Args:
+        form: The key of the form in tuned plans.
         inputs: The graph values that the call reads, e.g. ``hidden_states: bf16[2, 8, 64]``.
         before: What the region does, one operation for each node; those of the annotated calls inside it are among them.
         after: The call of the kernel that replaces the region; empty if none does.
     """
 
+    form: str = ""
     inputs: tuple[str, ...] = ()
     before: tuple[Operation, ...] = ()
     after: tuple[Operation, ...] = ()
@@ -90,7 +93,8 @@ def describe(
     """
     names = _LocalNames(call)
     inputs, before = names.inputs(), names.before()
-    return Description(inputs, before, (names.kernel_call(kernel, bound, cloned),) if kernel is not None and bound is not None else ())
+    after = (names.kernel_call(kernel, bound, cloned),) if kernel is not None and bound is not None else ()
+    return Description(key_in_plans(call), inputs, before, after)
 
 
 def describe_inputs(call: LayerCall) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ import json
 import math
 import reprlib
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
+from ..decide.gates import CODES, GATES
 from ..hub.strict_json import parse_object
 from ..kernels.layer import KernelIdentity
-from ..passes.gate import Candidate
+from ..passes.gate import CandidateResult, GateResult
 from ..passes.miss import Miss
 from .model import CallReport, ReportData
 
@@ -50,7 +51,7 @@ class Key(NamedTuple):
 def keys_of(cls: type) -> dict[str, Key]:
     """Return the keys of a dataclass by their names. A field without a default that may be None is None where its key is left out."""
     kinds = get_type_hints(cls)
-    if cls is Candidate:
+    if cls is CandidateResult:
         kinds["kernel"] = KernelIdentity | None  # any object for the passes, whose value it is
     fields = [field for field in dataclasses.fields(cls) if field.name not in NOT_WRITTEN]
     return {field.name: Key(kinds[field.name], _default(field, kinds[field.name])) for field in fields}
@@ -211,10 +212,18 @@ def _made(cls: type, fields: dict[str, Any], where: str) -> Any:
     except ValueError as error:  # of a value that refuses what contradicts itself
         raise ValueError(f"{where} cannot be: {error}") from None
     if isinstance(made, Miss):
+        _one_of("the codes of misses", CODES, made.code, f"{where}.code")
         _check_template(made, where)
+    if isinstance(made, GateResult):
+        _one_of("the gates", [gate.name for gate in GATES], made.name, f"{where}.name")
     if isinstance(made, CallReport) and not made.decisions:
         raise ValueError(f"{where}.decisions is empty; a call has at least one decision")
     return made
+
+
+def _one_of(what: str, known: Sequence[str], value: str, where: str) -> None:
+    if value not in known:
+        _refuse(value, f"one of {what}, which decide/gates.py lists", where)
 
 
 def _check_template(miss: Miss, where: str) -> None:

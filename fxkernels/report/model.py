@@ -13,7 +13,7 @@ from torch import fx
 from ..kernels.describe import Operation
 from ..kernels.layer import KernelIdentity
 from ..kernels.lowering.lowering import Lowering
-from ..passes.gate import Candidate, Gate
+from ..passes.gate import CandidateResult, GateResult
 from ..passes.miss import Miss
 from ..passes.plan import Status
 from ..target import Target
@@ -67,8 +67,8 @@ class GraphDecision:
     misses: tuple[Miss, ...] = ()
     lowering: Lowering | None = None
     training: bool | None = None
-    gates: tuple[Gate, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    candidates: tuple[CandidateResult, ...] = ()
     evidence: Evidence | None = None
     inputs: tuple[str, ...] = ()
     before: tuple[Operation, ...] = ()
@@ -77,7 +77,7 @@ class GraphDecision:
     reads: tuple[str, ...] = ()
 
     @property
-    def unknown_gates(self) -> tuple[Gate, ...]:
+    def unknown_gates(self) -> tuple[GateResult, ...]:
         """The unknown gates of the candidate that would be taken."""
         taken = self.candidates[-1].gates if self.status == "unknown" and self.candidates else ()
         return tuple(gate for gate in taken if gate.outcome == "unknown")

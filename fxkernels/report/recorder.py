@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 
+from ..admission import Admitted
 from ..annotate import Annotation
+from ..decide.decider import KernelUse
+from ..decide.gates import NOT_CAPTURED
 from ..kernels.describe import Description
 from ..passes.dataflow import reads_of
 from ..passes.fuse import Matched
@@ -165,7 +167,7 @@ class Recorder:
         if overridden:
             miss = Miss("forward_overridden", "its class overrides the annotated forward")
         else:
-            miss = Miss("not_captured", "no captured graph has called it{reason}", {"reason": self._reason(twin)})
+            miss = Miss(NOT_CAPTURED, "no captured graph has called it{reason}", {"reason": self._reason(twin)})
         decision = GraphDecision(-1, "not_captured", None, (miss,))
         return CallReport(path, 0, annotation.layer_name, "", None, (decision,), annotation.source)
 
@@ -191,24 +193,25 @@ def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallRe
 
 def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:
     """Return what a report says of one decision. See `GraphDecision` for the arguments."""
-    described: Description = decision.described or Description()
+    description: Description = decision.description or Description()
+    use: KernelUse | None = decision.use
     return GraphDecision(
         graph,
         decision.status,
-        getattr(decision.kernel, "identity", None),
+        use.kernel.identity if use is not None else None,
         decision.misses,
-        decision.lowering,
+        use.lowering if use is not None else None,
         training=site.training,
         gates=decision.gates,
         candidates=decision.candidates,
-        evidence=_evidence(decision.evidence),
-        inputs=described.inputs,
-        before=described.before,
-        after=described.after,
+        evidence=_evidence(use.admitted) if use is not None else None,
+        inputs=description.inputs,
+        before=description.before,
+        after=description.after,
         node=node,
         reads=reads,
     )
 
 
-def _evidence(admitted: Any) -> Evidence | None:
+def _evidence(admitted: Admitted | None) -> Evidence | None:
     return Evidence(admitted.how, admitted.reason, admitted.key) if admitted is not None else None

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..passes.gate import CANDIDATE_GATES, Candidate, Gate
+from ..decide.gates import names_of
+from ..passes.gate import CandidateResult, GateResult
 from ..passes.miss import Miss
 from ..passes.plan import Status
 from .fold import Fold, differing_decisions, fold_calls
@@ -18,6 +19,7 @@ from .terminal import columns, wrapped
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 _LISTED = 8
+_CANDIDATE_GATES = names_of("candidate", "selection")
 _COLUMN = " " * len("  passed  ")
 
 _OUTCOMES = {
@@ -44,7 +46,7 @@ class Explanation:
 
     call: CallReport
     decision: GraphDecision
-    nearest: Candidate | None = None
+    nearest: CandidateResult | None = None
     change: str = ""
 
 
@@ -74,7 +76,7 @@ class Why:
         return misses[0] if misses else None
 
     @property
-    def nearest(self) -> Candidate | None:
+    def nearest(self) -> CandidateResult | None:
         """Of the candidates that were turned away, the one that passed the most gates."""
         return self.explanations[0].nearest
 
@@ -112,10 +114,10 @@ def _explained(call: CallReport, decision: GraphDecision) -> Explanation:
     return Explanation(call, decision, nearest, hint_for(miss, call))
 
 
-def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
+def _nearest(candidates: Sequence[CandidateResult]) -> CandidateResult | None:
     """The failed candidate whose failing gate comes last; of several, the one that the mapping prefers."""
     failed = [candidate for candidate in candidates if candidate.outcome == "failed"]
-    return max(failed, key=lambda candidate: CANDIDATE_GATES.index(candidate.gates[-1].name), default=None)
+    return max(failed, key=lambda candidate: _CANDIDATE_GATES.index(candidate.gates[-1].name), default=None)
 
 
 def _alike(report: ReportData, calls: Sequence[CallReport]) -> tuple[Fold, ...]:
@@ -233,11 +235,11 @@ def _what_it_is(call: CallReport, decision: GraphDecision) -> str:
     return f"Layer name {call.layer_name}{read}{layer}{mode}{', called with' if decision.inputs else ''}"
 
 
-def _name(candidate: Candidate) -> str:
+def _name(candidate: CandidateResult) -> str:
     return str(candidate.kernel) if candidate.kernel is not None else candidate.name
 
 
-def _verdict(candidate: Candidate, decision: GraphDecision) -> str:
+def _verdict(candidate: CandidateResult, decision: GraphDecision) -> str:
     if candidate.outcome == "failed":
         return "was turned away"
     if decision.status == "rewritten":
@@ -245,7 +247,7 @@ def _verdict(candidate: Candidate, decision: GraphDecision) -> str:
     return "may do" if candidate.outcome == "unknown" else "passed"
 
 
-def _gates(gates: tuple[Gate, ...], width: int) -> Iterator[str]:
+def _gates(gates: tuple[GateResult, ...], width: int) -> Iterator[str]:
     """One line for each gate that has something to say, and one for those between that just passed."""
     for silent, group in itertools.groupby(gates, lambda gate: gate.outcome == "passed" and not gate.note):
         if silent:

@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
+from ..passes.gate import Gate
 from ..versions import installed_versions
+
+SELECTION = Gate("selection", "selection", ("not_profitable", "crash"))
+"""Is the kernel worth it, beside the compiler's own code and the other kernels that fit?"""
 
 MARGIN = 0.03
 """Minimum speed-up, as a fraction of the compiler's time; smaller differences are noise: two measurements of the same code differ by about

@@ -15,7 +15,7 @@ from ..cache_directory import write_atomically
 from .benchmark import Inner
 from .results import device_name, versions_of_compilers
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a plan says something else than before."""
 
 _KIND = "fxkernels tuned plan"
@@ -29,7 +29,8 @@ class PlannedCalls:
         calls: Their keys, e.g. ``model.layers.3.norm#0``.
         layer_name: Their annotation's name.
         training: Whether the layers are in training mode.
-        inputs: What goes in, e.g. ``hidden_states: bf16[2, 8, 64]``.
+        inputs: What goes in, e.g. ``hidden_states: bf16[2, 8, 64]``, for reviewers of the plan.
+        form: The key of their form, see `kernels.call_form.key_in_plans`.
         kernel: The repository and layer that runs, e.g. ``acme/norms:RMSNorm``; None leaves the calls to the compiler.
         state: The kernel's commit, or a hash of its build where there is none.
         why: What was measured, or why no kernel fits, for reviewers of the plan.
@@ -39,6 +40,7 @@ class PlannedCalls:
     layer_name: str
     training: bool
     inputs: tuple[str, ...]
+    form: str
     kernel: str | None = None
     state: str | None = None
     why: str = ""
@@ -78,12 +80,18 @@ class TunedPlan:
         other = [f"{what} {was}, here it is {here.get(what)}" for what, was in measured.items() if here.get(what) != was]
         return f"{self.source} was measured with {'; '.join(other)}: tune again, until then no kernel runs" if other else ""
 
-    def entry_for(self, key: str, layer_name: str, training: bool, inputs: tuple[str, ...]) -> PlannedCalls | str:
-        """Return what the plan says of a call, or the sentence that says why it says nothing."""
+    def entry_for(self, key: str, form: str) -> PlannedCalls | None:
+        """Return what the plan says of a call; None if it does not know it.
+
+        Args:
+            key: The call, e.g. ``model.layers.3.norm#0``.
+            form: The key of its form.
+        """
+        return next((entry for entry in self._by_call.get(key, ()) if entry.form == form), None)
+
+    def unknown(self, key: str, layer_name: str, training: bool, inputs: tuple[str, ...]) -> str:
+        """Return the sentence that says of a call, and what it is called with, that the plan does not know it."""
         planned = self._by_call.get(key, ())
-        for entry in planned:
-            if (entry.layer_name, entry.training, entry.inputs) == (layer_name, training, inputs):
-                return entry
         mode = "training" if training else "eval"
         known = "; ".join(f"({', '.join(entry.inputs)}) in {'training' if entry.training else 'eval'} mode" for entry in planned)
         had = f"only with {known}" if known else "a call of that path with nothing"
@@ -165,6 +173,7 @@ def _as_dict(entry: PlannedCalls) -> dict[str, Any]:
         "why": entry.why,
         "mode": mode,
         "inputs": list(entry.inputs),
+        "form": entry.form,
         "calls": list(entry.calls),
     }
     return row
@@ -175,4 +184,4 @@ def _entry(row: Mapping[str, Any]) -> PlannedCalls:
         raise TypeError(f"mode {row['mode']!r}")
     kernel, state = (None, None) if row["kernel"] is None else (str(row["kernel"]), str(row["state"]))
     calls, inputs = tuple(map(str, row["calls"])), tuple(map(str, row["inputs"]))
-    return PlannedCalls(calls, str(row["layer_name"]), row["mode"] == "training", inputs, kernel, state, str(row["why"]))
+    return PlannedCalls(calls, str(row["layer_name"]), row["mode"] == "training", inputs, str(row["form"]), kernel, state, str(row["why"]))

@@ -37,7 +37,7 @@ def test_a_wrong_kernel_is_refused_with_what_it_got_wrong(layer: str, code: str,
 
 def test_a_kernel_that_overwrites_transposed_queries_and_keys_gets_copies() -> None:
     verdict = probe(rotary_probe_case("hazard-3-transposed-queries:rotary_pos_emb"))
-    assert (verdict.result, verdict.cloned) == ("admitted", (0, 1))
+    assert (verdict.result, verdict.repairs.copied_inputs) == ("admitted", (0, 1))
     assert verdict.evidence["repairs"] == ["it overwrites input 0, input 1, and gets copies"]
 
 
@@ -48,7 +48,7 @@ def test_an_ignored_argument_is_refused_only_where_the_call_passes_another_value
 
 def test_a_detached_output_is_right_outside_of_training_with_the_references_gradient() -> None:
     verdict = probe(norm_probe_case("hazard-5-cut-gradient:DetachedOutput", training=False))
-    assert (verdict.result, verdict.detached) == ("admitted", True)
+    assert (verdict.result, verdict.repairs.recompute) == ("admitted", "no gradient flows through it")
 
 
 def test_a_kernel_is_not_asked_for_a_gradient_that_nobody_wants() -> None:

@@ -11,7 +11,8 @@ from constraint_calls import Capture, checked
 from fxkernels.constraints import parse
 from fxkernels.constraints.call_facts import CallFacts
 from fxkernels.constraints.evaluate import Evaluation
-from fxkernels.passes.miss import CODES, Miss
+from fxkernels.decide.gates import CODES
+from fxkernels.passes.miss import Miss
 
 
 class DynamicCache:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def became(verdict: Verdict) -> str:
     """The miss code, ``repaired``, or ``admitted``."""
-    return verdict.code or (REPAIRED if verdict.cloned or verdict.relaid else verdict.result)
+    return verdict.code or (REPAIRED if verdict.repairs.copied_inputs or verdict.repairs.reordered_outputs else verdict.result)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

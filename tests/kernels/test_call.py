@@ -19,6 +19,7 @@ from fxkernels.errors import KernelRuntimeError
 from fxkernels.kernels.bound import Bound
 from fxkernels.kernels.call import KernelCall, Slot, flatten_tensors
 from fxkernels.kernels.layer import KernelIdentity, KernelLayer
+from fxkernels.kernels.lowering.repairs import Repairs
 from fxkernels.kernels.origin import LayerOrigin
 from fxkernels.kernels.signature import forward_signature
 from fxkernels.kernels.stand_in import LayerState, stand_in
@@ -44,7 +45,7 @@ def norm_call(layer: str, *, recompute: bool = False, differentiable: bool = Tru
         reference=reference,
         outputs=1,
         differentiable=differentiable,
-        recompute=recompute,
+        repairs=Repairs(recompute="it was asked for") if recompute else Repairs(),
     )
 
 
@@ -60,7 +61,6 @@ def kernel_call(forward: Callable[..., Any], args: tuple[Any, ...] = (Slot(0),),
         reference=lambda *inputs: inputs,
         outputs=outputs,
         differentiable=False,
-        recompute=False,
     )
 
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from kernel_repositories import FOLDER, repository
+from layers import Norm
 from torch import nn
 
-from fxkernels.kernels.contract import attributes_exist, has_no_own_state, leaves_the_layer_alone, signature_agrees
+from fxkernels.kernels.contract import (
+    CONTRACT,
+    attributes_exist,
+    breaks_contract,
+    has_no_own_state,
+    leaves_the_layer_alone,
+    signature_agrees,
+)
 from fxkernels.kernels.layer import KernelIdentity, KernelLayer
+from fxkernels.kernels.origin import LayerOrigin
+from fxkernels.kernels.signature import forward_signature
+from fxkernels.kernels.stand_in import LayerState
 from fxkernels.target import Target
 
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")
@@ -174,3 +186,36 @@ def test_every_repository_for_tests_is_described():
     hazards = {f"hazard-{number}" for number in range(1, 11)}  # one line for all of them
     named = {path.name: "-".join(path.name.split("-")[:2]) for path in FOLDER.iterdir() if path.is_dir()}
     assert [name for name, short in named.items() if f"`{name}`" not in described and short not in hazards] == []
+
+
+NORM = LayerOrigin(Norm, forward_signature(Norm), is_function=False, state=LayerState(Norm, ("weight",), {"variance_epsilon": 1e-6}))
+
+
+def test_a_good_kernel_keeps_its_contract() -> None:
+    assert breaks_contract(loaded("norms", "RMSNorm"), NORM, 1, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "code"),
+    [("broken", "OwnInit", "own_state"), ("broken", "WritesSelf", "own_state"), ("norms", "EpsRMSNorm", "missing_attribute")],
+)
+def test_a_broken_contract_is_a_miss_of_the_gate(name: str, layer: str, code: str) -> None:
+    miss = breaks_contract(loaded(name, layer), NORM, 1, ())
+    assert miss is not None
+    assert CONTRACT.failed(miss).miss is miss
+    assert miss.code == code
+
+
+def test_a_kernel_with_other_parameters_breaks_the_contract() -> None:
+    class Residual(nn.Module):
+        def forward(self, hidden_states: object, residual: object) -> None: ...
+
+    miss = breaks_contract(loaded("norms", "RMSNorm"), replace(NORM, signature=forward_signature(Residual)), 2, ())
+    assert miss is not None
+    assert miss.code == "signature"
+
+
+def test_the_contract_depends_on_what_the_layer_has() -> None:
+    kernel, state = loaded("norms", "EpsRMSNorm"), LayerState(Norm, ("weight",), {"variance_epsilon": 1e-6, "eps": 1e-6})
+    answers = [breaks_contract(kernel, origin, 1, ()) for origin in (NORM, replace(NORM, state=state))]
+    assert [answer.code if answer else None for answer in answers] == ["missing_attribute", None]

@@ -1,4 +1,4 @@
-"""Loading kernel layers and checking their contract, each once."""
+"""Loading kernel layers, each once."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from dataclasses import replace
 
 import pytest
 from kernel_repositories import repository
-from layers import Norm
 from torch import nn
 
 from fxkernels.kernels.layer import KernelLayer
-from fxkernels.kernels.loader import CallForm, KernelLoader
-from fxkernels.kernels.signature import forward_signature
+from fxkernels.kernels.loader import KernelLoader
 from fxkernels.passes.miss import Miss
 from fxkernels.target import Target
 
 CPU = Target("cpu", None, "2.13", None, "linux", "x86_64")
-FORM = CallForm(Norm, forward_signature(Norm), 1, (), frozenset({"weight", "variance_epsilon"}))
 
 
 class Counting:
@@ -101,40 +98,3 @@ def test_words_of_an_error_may_contain_braces() -> None:
     miss = KernelLoader().load(Braces(), CPU)
     assert isinstance(miss, Miss)
     assert "{name}" in miss.message
-
-
-def test_good_kernel_keeps_its_contract() -> None:
-    assert KernelLoader().contract(loaded("RMSNorm"), FORM) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "layer", "code"),
-    [("broken", "OwnInit", "own_state"), ("broken", "WritesSelf", "own_state"), ("norms", "EpsRMSNorm", "missing_attribute")],
-)
-def test_broken_contract_is_a_miss(name: str, layer: str, code: str) -> None:
-    miss = KernelLoader().contract(loaded(layer, name), FORM)
-    assert miss is not None
-    assert miss.code == code
-
-
-def test_kernel_with_other_parameters_is_a_miss() -> None:
-    def norm(hidden_states: object, residual: object) -> None: ...
-
-    class Residual(nn.Module):
-        def forward(self, hidden_states: object, residual: object) -> None: ...
-
-    form = replace(FORM, reference=norm, signature=forward_signature(Residual), positional=2)
-    miss = KernelLoader().contract(loaded("RMSNorm"), form)
-    assert miss is not None
-    assert miss.code == "signature"
-
-
-def test_contract_depends_on_how_the_reference_is_called() -> None:
-    loader, kernel = KernelLoader(), loaded("EpsRMSNorm")
-    answers = [loader.contract(kernel, form) for form in (FORM, replace(FORM, attributes=FORM.attributes | {"eps"}))]
-    assert [answer.code if answer else None for answer in answers] == ["missing_attribute", None]
-
-
-def test_contract_is_checked_once() -> None:
-    loader, kernel = KernelLoader(), loaded("EpsRMSNorm")
-    assert loader.contract(kernel, FORM) is loader.contract(kernel, FORM)

@@ -31,7 +31,6 @@ def kernel_call(function: Callable[..., Any], outputs: int = 1) -> KernelCall:
         reference=lambda x, weight: (x.exp() * weight,),
         outputs=outputs,
         differentiable=True,
-        recompute=False,
     )
 
 

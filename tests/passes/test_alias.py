@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from fxkernels import hubkernels
 from fxkernels.backend import HubKernels
-from fxkernels.candidates import Decider
+from fxkernels.decide import Decider
 from fxkernels.passes.alias import Memory
 from fxkernels.passes.layer_call import LayerCall
 

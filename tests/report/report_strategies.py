@@ -6,15 +6,20 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from fxkernels.decide.gates import CODES, names_of
 from fxkernels.kernels.describe import Operation
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
-from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
-from fxkernels.passes.miss import CODES, Miss
+from fxkernels.kernels.lowering.repairs import Repairs
+from fxkernels.passes.gate import CandidateResult, GateResult
+from fxkernels.passes.miss import Miss
 from fxkernels.passes.plan import Status
 from fxkernels.report.model import CallReport, Evidence, GraphDecision
 from fxkernels.report.report import Report
 from fxkernels.target import Target
+
+CALL_GATES = names_of("call", "form")
+CANDIDATE_GATES = names_of("candidate", "selection")
 
 TEXT = st.text(max_size=8)
 NAMES = st.sampled_from(["node", "target", "user", "key", "kernel", "got"])
@@ -35,11 +40,16 @@ def misses(draw: st.DrawFn) -> Miss:
 
 
 @st.composite
-def gates(draw: st.DrawFn) -> Gate:
+def gates(draw: st.DrawFn) -> GateResult:
     outcome = draw(st.sampled_from(["passed", "failed", "unknown"]))
-    return Gate(draw(st.sampled_from(CALL_GATES + CANDIDATE_GATES)), outcome, draw(misses()) if outcome == "failed" else None, draw(TEXT))
+    return GateResult(
+        draw(st.sampled_from(CALL_GATES + CANDIDATE_GATES)), outcome, draw(misses()) if outcome == "failed" else None, draw(TEXT)
+    )
 
 
+ORDERS = st.permutations(range(3)).map(tuple)
+NAMES = st.just(("hidden_states", "weight"))
+REPAIRS = st.builds(Repairs, st.sampled_from([(), (0,), (0, 1)]), tuples(st.tuples(st.integers(0, 3), ORDERS)), st.none() | TEXT)
 OPERATIONS = st.builds(Operation, TEXT, TEXT, TEXT, st.none() | TEXT)
 DECISIONS = st.builds(
     GraphDecision,
@@ -48,10 +58,10 @@ DECISIONS = st.builds(
     st.none() | KERNELS,
     tuples(misses()),
     st.none()
-    | st.builds(Lowering, st.sampled_from(["traced", "triton", "opaque"]), TEXT, st.none() | TEXT, tuples(TEXT), st.none() | TEXT),
+    | st.builds(Lowering, st.sampled_from(["traced", "triton", "opaque"]), TEXT, REPAIRS, NAMES, st.none() | TEXT, st.none() | TEXT),
     training=st.none() | st.booleans(),
     gates=tuples(gates()),
-    candidates=tuples(st.builds(Candidate, TEXT, tuples(gates()), st.none() | KERNELS)),
+    candidates=tuples(st.builds(CandidateResult, TEXT, tuples(gates()), st.none() | KERNELS)),
     evidence=st.none() | st.builds(Evidence, TEXT, TEXT, st.none() | TEXT),
     inputs=tuples(TEXT),
     before=tuples(OPERATIONS),

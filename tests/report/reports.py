@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from fxkernels.decide.gates import names_of
 from fxkernels.kernels.describe import Operation
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
-from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
+from fxkernels.kernels.lowering.repairs import Repairs
+from fxkernels.passes.gate import CandidateResult, GateResult
 from fxkernels.passes.miss import Miss
 from fxkernels.report.model import CallReport, Evidence, GraphDecision
 from fxkernels.report.report import Report
@@ -27,8 +29,8 @@ MLP = KernelIdentity("acme/mlp", "v1", "GatedMLP", "torch213-cxx11-cu130-x86_64-
 ROTARY = KernelIdentity("rotary", None, "rotary_pos_emb", None)
 
 TRACED = Lowering("traced", "its Python traces on fake tensors")
-TRITON = Lowering("triton", "it launches Triton kernels", recomputes="the layer, for it has no backward")
-OPAQUE = Lowering("opaque", "its operators have no fake implementation", clones=("hidden_states",))
+TRITON = Lowering("triton", "it launches Triton kernels", Repairs(recompute="the kernel has no backward"))
+OPAQUE = Lowering("opaque", "its operators have no fake implementation", Repairs((0,)), ("hidden_states",))
 
 WRONG_DTYPE = Miss(
     "dtype", "{name} is {got}; {kernel} takes {allowed}", {"name": "x", "got": "f32", "kernel": NORMS, "allowed": "bf16, f16"}
@@ -54,6 +56,9 @@ NORM_BEFORE = (
     Operation("v5", "v4.to(torch.bfloat16)", "bf16[2, 8, 64]", "model.py:33"),
     Operation("v6", "self.weight * v5", "bf16[2, 8, 64]", "model.py:33"),
 )
+
+CALL_GATES = names_of("call", "form")
+CANDIDATE_GATES = names_of("candidate", "selection")
 NORM_AFTER = (Operation("v6", "acme_norms_RMSNorm(hidden_states, self.weight)", "bf16[2, 8, 64]", "model.py:33"),)
 MLP_BEFORE = (
     Operation("v0", "F.linear(x, self.gate_proj.weight)", "bf16[2, 8, 176]", "model.py:52"),
@@ -179,8 +184,8 @@ def unknown_rotary(reads: str) -> GraphDecision:
         training=False,
         gates=asked(CALL_GATES),
         candidates=(
-            Candidate("acme/rope:rotary_pos_emb", asked(CANDIDATE_GATES, NO_BUILD, "repository")),
-            Candidate("rotary:rotary_pos_emb", asked(CANDIDATE_GATES, unknown="admission", note=why), ROTARY),
+            CandidateResult("acme/rope:rotary_pos_emb", asked(CANDIDATE_GATES, NO_BUILD, "repository")),
+            CandidateResult("rotary:rotary_pos_emb", asked(CANDIDATE_GATES, unknown="admission", note=why), ROTARY),
         ),
         inputs=("q: bf16[2, 4, 8, 16]", "k: bf16[2, 2, 8, 16]"),
         before=(ROTARY_BEFORE[0], ROTARY_BEFORE[2]),
@@ -190,7 +195,7 @@ def unknown_rotary(reads: str) -> GraphDecision:
 
 
 def missed_in_training(graph: int) -> GraphDecision:
-    candidates = (Candidate("acme/norms:RMSNorm", asked(CANDIDATE_GATES, NO_BACKWARD, "mode"), NORMS),)
+    candidates = (CandidateResult("acme/norms:RMSNorm", asked(CANDIDATE_GATES, NO_BACKWARD, "mode"), NORMS),)
     inputs = ("hidden_states: bf16[2, s0, 64]", "self.weight: bf16[64]")
     return GraphDecision(
         graph, "missed", None, (NO_BACKWARD,), None, True, asked(CALL_GATES), candidates, inputs=inputs, before=NORM_BEFORE, node="mul_9"
@@ -199,8 +204,8 @@ def missed_in_training(graph: int) -> GraphDecision:
 
 def wrong_dtype(reads: str = "") -> GraphDecision:
     candidates = (
-        Candidate("acme/norms:RMSNorm", asked(CANDIDATE_GATES, WRONG_DTYPE, "inputs"), NORMS),
-        Candidate("acme/fast-norms:RMSNorm", asked(CANDIDATE_GATES, NOT_DENSE, "inputs"), FAST_NORMS),
+        CandidateResult("acme/norms:RMSNorm", asked(CANDIDATE_GATES, WRONG_DTYPE, "inputs"), NORMS),
+        CandidateResult("acme/fast-norms:RMSNorm", asked(CANDIDATE_GATES, NOT_DENSE, "inputs"), FAST_NORMS),
     )
     return GraphDecision(
         0,
@@ -226,13 +231,15 @@ def not_captured(reason: str = "") -> GraphDecision:
     return GraphDecision(-1, "not_captured", None, (Miss("not_captured", "no captured graph has called it{reason}", {"reason": reason}),))
 
 
-def asked(names: tuple[str, ...], miss: Miss | None = None, failing: str = "", *, unknown: str = "", note: str = "") -> tuple[Gate, ...]:
+def asked(
+    names: tuple[str, ...], miss: Miss | None = None, failing: str = "", *, unknown: str = "", note: str = ""
+) -> tuple[GateResult, ...]:
     """The gates of a chain, up to the failing one. The note is that of the admission gate."""
     gates = []
     for name in names:
         if name == failing:
-            return (*gates, Gate(name, "failed", miss))
-        gates.append(Gate(name, "unknown" if name == unknown else "passed", note=note if name == "admission" else ""))
+            return (*gates, GateResult(name, "failed", miss))
+        gates.append(GateResult(name, "unknown" if name == unknown else "passed", note=note if name == "admission" else ""))
     return tuple(gates)
 
 
@@ -246,8 +253,8 @@ REWRITTEN_NORM = GraphDecision(
     training=False,
     gates=asked(CALL_GATES),
     candidates=(
-        Candidate("acme/fast-norms:RMSNorm", asked(CANDIDATE_GATES, NOT_DENSE, "inputs"), FAST_NORMS),
-        Candidate("acme/norms:RMSNorm", asked(CANDIDATE_GATES, note="12 runs, off by at most 2e-3"), NORMS),
+        CandidateResult("acme/fast-norms:RMSNorm", asked(CANDIDATE_GATES, NOT_DENSE, "inputs"), FAST_NORMS),
+        CandidateResult("acme/norms:RMSNorm", asked(CANDIDATE_GATES, note="12 runs, off by at most 2e-3"), NORMS),
     ),
     evidence=Evidence("probed", record="3f2a91c04e7b" * 2),
     inputs=("hidden_states: bf16[2, 8, 64]", "self.weight: bf16[64]"),
@@ -262,7 +269,7 @@ REWRITTEN_MLP = GraphDecision(
     OPAQUE,
     training=False,
     gates=asked(CALL_GATES),
-    candidates=(Candidate("acme/mlp:GatedMLP", asked(CANDIDATE_GATES, unknown="admission", note="no worker on this system"), MLP),),
+    candidates=(CandidateResult("acme/mlp:GatedMLP", asked(CANDIDATE_GATES, unknown="admission", note="no worker on this system"), MLP),),
     evidence=Evidence("unprobed", "no worker on this system"),
     inputs=("x: bf16[2, 8, 64]",),
     before=MLP_BEFORE,

@@ -25,12 +25,16 @@ from report.reports import (
     wrong_dtype,
 )
 
-from fxkernels.passes.gate import CALL_GATES, Gate
+from fxkernels.decide.gates import names_of
+from fxkernels.passes.gate import GateResult
 from fxkernels.passes.miss import Miss
 from fxkernels.report.compare import Comparison, Difference, compare, render_comparison
 from fxkernels.report.json import to_json
 from fxkernels.report.model import CallReport, Evidence, GraphDecision
 from fxkernels.report.report import Report
+
+CALL_GATES = names_of("call", "form")
+CANDIDATE_GATES = names_of("candidate", "selection")
 
 NORM = rewritten_norm("norm", "mul")
 
@@ -125,7 +129,7 @@ def test_what_a_decision_says_is_compared(changed: dict[str, object], difference
         {"node": "mul_7"},
         {"reads": ("other#0",)},
         {"before": tuple(replace(operation, location="model.py:99") for operation in NORM_BEFORE)},
-        {"gates": tuple(Gate(name, note="as it was") for name in CALL_GATES)},
+        {"gates": tuple(GateResult(name, note="as it was") for name in CALL_GATES)},
         {"graph": 4},
     ],
     ids=["node", "reads", "lines of the source", "notes of gates", "number of the graph"],

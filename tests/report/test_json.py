@@ -22,12 +22,14 @@ from report.reports import NORMS, NOT_DENSE, large_report, llama_like, missed_in
 from torch import fx, nn
 
 import fxkernels
+from fxkernels.decide.gates import CODES, GATES
 from fxkernels.demo_model import decoder
 from fxkernels.kernels.describe import Operation
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering, LoweringName
-from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate, Outcome
-from fxkernels.passes.miss import CODES, Miss
+from fxkernels.kernels.lowering.repairs import Repairs
+from fxkernels.passes.gate import CandidateResult, GateResult, Outcome
+from fxkernels.passes.miss import Miss
 from fxkernels.passes.plan import Status
 from fxkernels.report.json import SCHEMA, keys_of, to_json
 from fxkernels.report.model import CallReport, Evidence, GraphDecision, ReportData
@@ -210,7 +212,7 @@ NORM = ("calls", 13, "decisions", 0)
         ),
         (
             set_(*NORM, "misses", 0, "code", to="mood"),
-            "calls[13].decisions[0].misses[0] cannot be: unknown miss code 'mood'; the codes are listed in passes/miss.py",
+            "calls[13].decisions[0].misses[0].code is 'mood'; it must be one of the codes of misses, which decide/gates.py lists",
         ),
         (
             set_(*NORM, "misses", 0, "template", to="{a"),
@@ -287,9 +289,10 @@ DESCRIBED = {
     "decision": GraphDecision,
     "kernel": KernelIdentity,
     "lowering": Lowering,
+    "repairs": Repairs,
     "miss": Miss,
-    "gate": Gate,
-    "candidate": Candidate,
+    "gate": GateResult,
+    "candidate": CandidateResult,
     "operation": Operation,
     "evidence": Evidence,
     "target": Target,
@@ -310,7 +313,7 @@ def test_the_schema_has_the_keys_of_reports_and_describes_nothing_else() -> None
 
 def test_the_schema_has_the_words_of_the_library() -> None:
     assert DEFINITIONS["miss"]["properties"]["code"]["enum"] == list(CODES)
-    assert DEFINITIONS["gate"]["properties"]["name"]["enum"] == [*CALL_GATES, *CANDIDATE_GATES]
+    assert DEFINITIONS["gate"]["properties"]["name"]["enum"] == [gate.name for gate in GATES]
     assert DEFINITIONS["gate"]["properties"]["outcome"]["enum"] == list(get_args(Outcome))
     assert DEFINITIONS["decision"]["properties"]["status"]["enum"] == list(get_args(Status))
     assert DEFINITIONS["lowering"]["properties"]["name"]["enum"] == list(get_args(LoweringName))

@@ -7,18 +7,18 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
 from graphs import GraphBuilder, calls_of, replaced
 from kernel_repositories import repository
 from layers import Stack
-from torch import fx
+from torch import fx, nn
 
 from fxkernels.annotate import Annotation
 from fxkernels.backend import hubkernels
-from fxkernels.kernels.layer import KernelIdentity
+from fxkernels.decide.decider import KernelUse
+from fxkernels.kernels.layer import KernelIdentity, KernelLayer
 from fxkernels.passes.layer_call import LayerCall
 from fxkernels.passes.miss import Miss
 from fxkernels.passes.plan import Decision
@@ -26,7 +26,7 @@ from fxkernels.report.publish import last_report, publish
 from fxkernels.report.recorder import Recorder
 from fxkernels.report.report import Report
 
-KERNEL = SimpleNamespace(identity=KernelIdentity("acme/norms", None, "RMSNorm", None))
+KERNEL = KernelUse(KernelLayer(nn.Module, KernelIdentity("acme/norms", None, "RMSNorm", None)), None, None)
 MISSED = Decision("missed", (Miss("no_mapping", "nothing is mapped"),))
 
 
@@ -44,7 +44,7 @@ def decided(module: fx.GraphModule, *missed: str) -> Iterator[tuple[LayerCall, D
     """Every call of the graph is rewritten but these."""
     for call in calls_of(module.graph):
         replacement = replaced(call, module).replacement
-        yield call, MISSED if call.site.path in missed else Decision("rewritten", (), KERNEL, replacement)
+        yield call, MISSED if call.site.path in missed else Decision("rewritten", (), replacement, use=KERNEL)
 
 
 def recorder(**annotated: bool) -> Recorder:

@@ -11,13 +11,17 @@ from report.goldens import check_golden
 from report.reports import NORMS, asked, call, llama_like, small_report
 
 from fxkernels import explain, use_kernel_mapping
+from fxkernels.decide.gates import CODES, names_of
 from fxkernels.demo_model import decoder
-from fxkernels.passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate
-from fxkernels.passes.miss import CODES, Miss
+from fxkernels.passes.gate import CandidateResult
+from fxkernels.passes.miss import Miss
 from fxkernels.report.hints import hint_for
 from fxkernels.report.model import CallReport, GraphDecision
 from fxkernels.report.report import Report
 from fxkernels.report.why import render_why
+
+CALL_GATES = names_of("call", "form")
+CANDIDATE_GATES = names_of("candidate", "selection")
 
 
 @pytest.mark.parametrize(
@@ -55,9 +59,9 @@ def test_the_value_has_the_first_failure_the_nearest_candidate_and_the_change() 
 def test_the_nearest_candidate_is_the_one_whose_failing_gate_comes_last() -> None:
     wrong, late = Miss("signature", "another signature"), Miss("shape", "{x}", {"x": "no", "change": "with dim(x, -1) = 104"})
     candidates = (
-        Candidate("early", asked(CANDIDATE_GATES, wrong, "contract")),
-        Candidate("late", asked(CANDIDATE_GATES, late, "constraints")),
-        Candidate("middle", asked(CANDIDATE_GATES, wrong, "inputs")),
+        CandidateResult("early", asked(CANDIDATE_GATES, wrong, "contract")),
+        CandidateResult("late", asked(CANDIDATE_GATES, late, "constraints")),
+        CandidateResult("middle", asked(CANDIDATE_GATES, wrong, "inputs")),
     )
     decision = GraphDecision(0, "missed", None, (wrong, late, wrong), gates=asked(CALL_GATES), candidates=candidates)
     why = Report((call("norm", "RMSNorm", decision),)).why("norm")

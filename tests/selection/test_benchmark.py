@@ -56,7 +56,7 @@ def test_a_kernel_that_is_faster_is_taken_and_the_report_has_both_times() -> Non
     for call in run(backend):
         assert call.status == "rewritten"
         gate = call.decisions[-1].candidates[-1].gates[-1]
-        assert (gate.name, gate.outcome) == ("profit", "passed")
+        assert (gate.name, gate.outcome) == ("selection", "passed")
         assert " us instead of " in gate.note
         assert "x (forward, " in gate.note
 
@@ -129,7 +129,7 @@ def test_what_was_timed_is_on_disk_and_the_next_backend_times_nothing(own_record
     assert not any(str(Path.home()) in path.read_text() for path in records)
     again = measuring("Quick")
     assert {call.status for call in run(again)} == {"rewritten"}
-    assert again.session.chooser.budget.held == 0
+    assert again.session.cache.budget.held == 0
 
 
 def test_a_record_decides_and_not_the_clock(own_records: Path) -> None:
@@ -149,7 +149,7 @@ def test_records_that_another_machine_has_sent_are_read(own_records: Path, tmp_p
     monkeypatch.setenv("FXKERNELS_RECORDS", str(tmp_path / "sent"))
     backend = measuring("Quick")
     run(backend)
-    assert backend.session.chooser.budget.held == 0
+    assert backend.session.cache.budget.held == 0
 
 
 def test_a_damaged_record_is_measured_anew(own_records: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_damaged_record_is_measured_anew(own_records: Path) -> None:
         path.write_text("{")
     backend = measuring("Quick")
     assert {call.status for call in run(backend)} == {"rewritten"}
-    assert backend.session.chooser.budget.held == 2
+    assert backend.session.cache.budget.held == 2
 
 
 def test_explaining_times_nothing_and_says_what_a_record_decides() -> None:
@@ -171,7 +171,7 @@ def test_explaining_times_nothing_and_says_what_a_record_decides() -> None:
 
     for call in explained():
         assert call.status == "unknown"
-        assert [gate.name for gate in call.decisions[-1].unknown_gates] == ["profit"]
+        assert [gate.name for gate in call.decisions[-1].unknown_gates] == ["selection"]
         assert call.decisions[-1].kernel is not None
         assert call.decisions[-1].kernel.layer == "Slow"  # which the mapping prefers
     run(measuring("Slow", "Quick"))
@@ -194,7 +194,7 @@ def test_the_same_form_of_call_is_measured_once() -> None:
     torch.compile(Stack(6), backend=backend)(torch.randn(3, 8))
     assert len(backend.report.calls) == 7
     # The first norm follows nothing, the second one the addition to an input that wants no gradient, and nothing comes after the last.
-    assert backend.session.chooser.budget.held == 4
+    assert backend.session.cache.budget.held == 4
 
 
 def test_a_kernel_that_cannot_be_run_is_a_miss_with_its_error() -> None:
@@ -229,7 +229,7 @@ def test_ctrl_c_keeps_what_was_timed_so_far(own_records: Path, monkeypatch: pyte
     assert len(list(own_records.glob("*/*.json"))) == 1
     backend = measuring("Quick")
     assert {call.status for call in run(backend)} == {"rewritten"}
-    assert backend.session.chooser.budget.held == 1
+    assert backend.session.cache.budget.held == 1
 
 
 def test_backwards_run_in_the_thread_that_compiles_since_it_holds_the_lock_that_inductors_backward_needs(

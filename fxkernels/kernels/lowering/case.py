@@ -16,7 +16,7 @@ from ..call import KernelCall, Slot
 from ..layer import KernelLayer
 from ..signature import forward_signature
 from .autocast import autocast_to, current_dtype
-from .output_order import Order
+from .repairs import Repairs
 
 Run = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -86,12 +86,11 @@ class Case:
         """The same without its example values, which keep the whole capture alive: of those, kinds and gradients stay."""
         return replace(self, inputs=tuple(map(_stub, self.inputs)), outputs=tuple(map(_stub, self.outputs)))
 
-    def runner(self, cloned: Iterable[int] = (), orders: Mapping[int, Order] | None = None) -> Run:
+    def runner(self, repairs: Repairs | None = None) -> Run:
         """Return the function from the inputs to the computed outputs that runs the kernel as it is.
 
         Args:
-            cloned: Positions of inputs of which the kernel gets a copy.
-            orders: Positions of outputs that are laid out anew, with the order of their dimensions.
+            repairs: The inputs and outputs that are copied.
         """
         call = KernelCall(
             self.kernel,
@@ -102,9 +101,7 @@ class Case:
             reference=self.reference,
             outputs=len(self.outputs),
             differentiable=False,
-            recompute=False,
-            cloned=cloned,
-            orders=orders,
+            repairs=repairs,
         )
         computed, dtype, device = self.computed, self.autocast, self.device.type
         single = len(self.outputs) == 1

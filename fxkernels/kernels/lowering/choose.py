@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from ...passes.gate import Gate
 from ...passes.miss import Miss
 from .case import Case, Tools
 from .lowering import Lowering
 from .opaque import Entry, Opaque
 from .output_order import Order, metadata, order_instead, order_of
 from .rehearsal import Rehearsal, rehearse, shown
+from .repairs import Repairs
 from .trial import Trial, try_on_fakes
 
 _log = logging.getLogger("fxkernels")
+
+LOWERING = Gate("lowering", "candidate", ("not_compilable", "output_metadata", "crash"))
+"""Can the kernel enter the graph?"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,29 +30,17 @@ class Chosen:
 
     Args:
         lowering: The lowering; None where the kernel's Python runs as it is.
+        repairs: What makes the kernel right. Operators copy inputs and outputs themselves.
         opaque: The operators of an opaque kernel.
-        recompute: Whether the gradient is the reference's.
-        written: Positions of the inputs that the kernel overwrites, unless its operator copies them.
-        orders: Positions of the outputs that are copied into the layer's memory layout, unless its operator does that, with the order of
-            the layer's dimensions.
     """
 
     lowering: Lowering | None
+    repairs: Repairs
     opaque: Opaque | None = None
-    recompute: bool = False
-    written: frozenset[int] = frozenset()
-    orders: Mapping[int, Order] = field(default_factory=dict)
 
 
 def choose(
-    case: Case,
-    *,
-    compiled: bool,
-    opaque: bool,
-    tools: Tools,
-    rehearses: bool = True,
-    written: frozenset[int] = frozenset(),
-    relaid: Iterable[int] = (),
+    case: Case, *, compiled: bool, opaque: bool, tools: Tools, rehearses: bool = True, known: Repairs | None = None
 ) -> Chosen | Miss | str:
     """Return how the kernel is called in the graph, or why it cannot be; a sentence where only a rehearsal could tell.
 
@@ -58,76 +50,71 @@ def choose(
         opaque: Whether the kernel may be an operator of its own.
         tools: The private torch APIs.
         rehearses: Whether a kernel may be run on random tensors.
-        written: Positions of the inputs that it was seen to overwrite before.
-        relaid: Positions of the outputs that it was seen to lay out in another way than the layer before.
+        known: What a probe has found out.
     """
-    has_backward = case.kernel.has_backward
-    gradient = bool(case.differentiable) and bool(case.wanted) and has_backward
+    known = known or Repairs()
+    gradient = bool(case.differentiable) and bool(case.wanted) and case.kernel.has_backward
     trial = try_on_fakes(case, gradient, tools)
-    orders: Mapping[int, Order] | Miss = _orders(case, relaid) if trial.outputs is None else _compared(case, trial.outputs)
+    orders = _of_layer(case, known) if trial.outputs is None else _compared(case, trial.outputs)
     if isinstance(orders, Miss):
         return orders
-    if trial.without is not None:
-        _warn(case, trial.without)
+    if trial.repairs.recompute is not None:
+        _warn(case, trial.repairs.recompute)
+    # What the probe saw on real tensors, a trial on fakes may not have seen: what C++ and Triton write, a gradient that is cut.
+    found = replace(trial.repairs | known, reordered_outputs=orders)
     if not compiled:
-        return Chosen(None, None, not has_backward or trial.without is not None, trial.written, orders)
+        return Chosen(None, _with_reason(case, found))
     if trial.outputs is not None:
-        return _traced(case, trial, gradient, orders)
+        return _traced(case, trial, gradient, found)
     if not opaque:
         return Miss("not_compilable", "{kernel} {problem}", {"kernel": case.kernel.identity, "problem": trial.problem})
     if not rehearses:
         return f"it would be an operator of its own, since it {trial.problem}, and has to be run to see what it overwrites"
-    return _opaque(case, trial, gradient, tools, written, orders)
+    return _opaque(case, trial, gradient, tools, found)
 
 
-def _traced(case: Case, trial: Trial, gradient: bool, orders: Mapping[int, Order]) -> Chosen:
+def _traced(case: Case, trial: Trial, gradient: bool, found: Repairs) -> Chosen:
     operators = f", with the operators {', '.join(trial.foreign)}" if trial.foreign else ""
     launches = f"; it launches {', '.join(trial.launches)}" if trial.launches else ""
     reason = f"a compiler can follow its Python{' forward and backward' if gradient else ''}{operators}{launches}"
-    recompute = not case.kernel.has_backward or trial.without is not None
-    lowering = Lowering(
-        "triton" if trial.launches else "traced", reason, _recomputes_layer(case, trial.without), relaid=tuple(sorted(orders))
-    )
-    return Chosen(lowering, None, recompute, trial.written, orders)
+    repairs = _with_reason(case, found)
+    return Chosen(Lowering("triton" if trial.launches else "traced", reason, repairs, case.names), repairs)
 
 
-def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, written: frozenset[int], orders: Mapping[int, Order]) -> Chosen | Miss:
-    found = rehearse(case, gradient, tools, written, orders)
+def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, known: Repairs) -> Chosen | Miss:
+    found = rehearse(case, gradient, tools, replace(known, recompute=None))
     if isinstance(found, Miss):
         return found
     unseen = None
     if isinstance(found, str) and _is_empty(case):
-        return Chosen(Lowering("opaque", f"it {trial.problem}"), Opaque(Entry(case.light, may_be_empty=True), case), recompute=True)
+        lowering = Lowering("opaque", f"it {trial.problem}", inputs=case.names)
+        return Chosen(lowering, Repairs(), Opaque(Entry(case.light, may_be_empty=True), case))
     if isinstance(found, str):
-        unseen, found = found, Rehearsal(_tensors(case), without=found if gradient else None, orders=orders)
-    elif found.without is not None:
-        _warn(case, found.without)
-    entry = Entry(case.light, found.written, found.orders, found.kept, found.own, _may_be_empty(case))
-    recomputes = _recomputes_layer(case, found.without)
-    if found.again is not None:
-        recomputes = f"its forward in the backward: {found.again}"
-    clones = tuple(case.names[position] for position in sorted(found.written)) if unseen is None else ()
-    lowering = Lowering("opaque", f"it {trial.problem}", recomputes, clones, unseen, tuple(sorted(found.orders)))
-    return Chosen(lowering, Opaque(entry, case), found.own is None)
+        unseen, tensors = found, tuple([n for n, value in enumerate(case.inputs) if isinstance(value, torch.Tensor)])
+        found = Rehearsal(Repairs(tensors, known.reordered_outputs, found if gradient else None))
+    elif found.repairs.recompute is not None:
+        _warn(case, found.repairs.recompute)
+    # A gradient that the probe has found to be wrong is not used, whatever the rehearsal, which sees no values, has found.
+    own = found.own if known.recompute is None else None
+    repairs = _with_reason(case, found.repairs | Repairs(recompute=known.recompute))
+    entry = Entry(case.light, replace(found.repairs, recompute=None), found.kept, own, _may_be_empty(case))
+    lowering = Lowering("opaque", f"it {trial.problem}", repairs, case.names, found.again if own is not None else None, unseen)
+    return Chosen(lowering, repairs, Opaque(entry, case))
 
 
-def _recomputes_layer(case: Case, without: str | None) -> str | None:
-    if not case.differentiable or (case.kernel.has_backward and without is None):
-        return None
-    return f"the original layer in the backward: {without or 'the kernel has no backward'}"
+def _with_reason(case: Case, repairs: Repairs) -> Repairs:
+    """The repairs with the reason why the gradient is recomputed, for a call that has a gradient."""
+    if not case.differentiable:
+        return replace(repairs, recompute=None)
+    return repairs if case.kernel.has_backward else repairs | Repairs(recompute="the kernel has no backward")
 
 
 def _warn(case: Case, problem: str) -> None:
     _log.warning("%s at %s: %s; its gradient is the original layer's, recomputed", case.kernel.identity, case.path, problem)
 
 
-def _tensors(case: Case) -> frozenset[int]:
-    """Whoever could not be rehearsed may overwrite any tensor that is not a parameter's."""
-    return frozenset(n for n, value in enumerate(case.inputs) if isinstance(value, torch.Tensor))
-
-
 def _is_empty(case: Case) -> bool:
-    """Whether an input has no elements; no dynamic size is zero, unless nobody knows it."""
+    """Whether an input has no elements; no dynamic size is zero, unless it is not known."""
     return any(
         0 in [size for size in value.shape if not isinstance(size, torch.SymInt)]
         for value in case.inputs
@@ -141,9 +128,9 @@ def _may_be_empty(case: Case) -> bool:
     return any(size.node.hint is None if isinstance(size, torch.SymInt) else size == 0 for size in sizes)
 
 
-def _compared(case: Case, outputs: tuple[Any, ...]) -> Mapping[int, Order] | Miss:
-    """The outputs that have to be laid out anew, if they are what the layer's are but for that."""
-    orders: dict[int, Order] = {}
+def _compared(case: Case, outputs: tuple[Any, ...]) -> tuple[tuple[int, Order], ...] | Miss:
+    """The outputs whose strides are not the layer's, with the layer's order; a miss if they differ in more than that."""
+    orders: list[tuple[int, Order]] = []
     for position, result in zip(case.computed, outputs, strict=True):
         wanted = case.outputs[position]
         if metadata(result) == metadata(wanted):
@@ -152,14 +139,14 @@ def _compared(case: Case, outputs: tuple[Any, ...]) -> Mapping[int, Order] | Mis
         if order is None:
             data = {"kernel": case.kernel.identity, "position": position, "got": _shown(result), "wanted": _shown(wanted)}
             return Miss("output_metadata", "output {position} of {kernel} is {got}, the layer's is {wanted}", data)
-        orders[position] = order
-    return orders
+        orders.append((position, order))
+    return tuple(orders)
 
 
-def _orders(case: Case, relaid: Iterable[int]) -> Mapping[int, Order]:
-    """How the layer lays these outputs out."""
-    found = {position: order_of(case.outputs[position]) for position in relaid}
-    return {position: order for position, order in found.items() if order is not None}
+def _of_layer(case: Case, known: Repairs) -> tuple[tuple[int, Order], ...]:
+    """The known outputs with the order that the layer's have here: a probe knows the order for its own sizes only."""
+    found = [(position, order_of(case.outputs[position])) for position, _ in known.reordered_outputs]
+    return tuple([(position, order) for position, order in found if order is not None])
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ from .case import Case, Run
 from .layouts import kinds
 from .memory import clone, separated
 from .names import digest, operator_name, text_of_graph, text_of_state, text_of_value, text_of_values
-from .output_order import Order
 from .own_backward import OwnBackward
+from .repairs import Repairs
 
 _NAMESPACE = "fxkernels"
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
@@ -37,8 +37,7 @@ class Entry:
 
     Args:
         case: The kernel and the form of call.
-        written: Positions of the inputs that the kernel overwrites; it gets copies.
-        orders: Of the outputs that it lays out in another way than the layer, the order of the layer's dimensions; they are copied.
+        repairs: The inputs of which the kernel gets copies, and the outputs that are copied into another order.
         kept: Positions of outputs that the kernel keeps for itself; they are copied.
         own: The kernel's own backward, if it is used.
         may_be_empty: Whether an input may have no elements.
@@ -46,8 +45,7 @@ class Entry:
     """
 
     case: Case
-    written: frozenset[int] = frozenset()
-    orders: Mapping[int, Order] = field(default_factory=dict)
+    repairs: Repairs = Repairs()
     kept: frozenset[int] = frozenset()
     own: OwnBackward | None = None
     may_be_empty: bool = False
@@ -56,7 +54,7 @@ class Entry:
     """Runs the kernel."""
 
     def __post_init__(self) -> None:
-        self.run = self.case.runner(self.written, self.orders)
+        self.run = self.case.runner(self.repairs)
 
     def forward(self, inputs: Sequence[Any]) -> Sequence[torch.Tensor]:
         """Return the kernel's outputs, none of which shares memory with an input."""
@@ -294,7 +292,7 @@ def _key(entry: Entry, case: Case) -> str:
         text_of_values(case.inputs),
         text_of_values(case.outputs),
         repr((sorted(case.passed.items()), case.autocast, sorted(entry.kept))),
-        repr((sorted(entry.written), sorted(entry.orders.items()))),
+        repr((entry.repairs.copied_inputs, entry.repairs.reordered_outputs)),
     ]
     if own is not None:
         parts.append(text_of_value((own.saving, own.gradients, own.overwritten_gradients, own.overwritten_saved)))

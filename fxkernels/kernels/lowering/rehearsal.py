@@ -6,7 +6,7 @@ never sees the user's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from .layouts import Choice, Layout, Symbols, choices
 from .memory import storage_of
 from .output_order import Order, order_of
 from .own_backward import OwnBackward, Recorded, Saving, Source, record
+from .repairs import Repairs
 
 
 @dataclass(frozen=True)
@@ -27,33 +28,26 @@ class Rehearsal:
     """What the runs have shown.
 
     Args:
-        written: Positions of the inputs that the kernel overwrites.
+        repairs: What makes the kernel right.
         kept: Positions of the outputs that it keeps for itself and returns again.
         own: The kernel's backward, where the call needs a gradient and the kernel has one.
-        without: Why the gradient is not the kernel's own, as a phrase.
         again: Why its backward runs its forward again, as a phrase.
-        orders: Positions of the outputs that it lays out in another way than the layer, with the order of the layer's dimensions.
     """
 
-    written: frozenset[int] = frozenset()
+    repairs: Repairs = Repairs()
     kept: frozenset[int] = frozenset()
     own: OwnBackward | None = None
-    without: str | None = None
     again: str | None = None
-    orders: Mapping[int, Order] = field(default_factory=dict)
 
 
-def rehearse(
-    case: Case, gradient: bool, tools: Tools, written: frozenset[int] = frozenset(), orders: Mapping[int, Order] | None = None
-) -> Rehearsal | Miss | str:
+def rehearse(case: Case, gradient: bool, tools: Tools, known: Repairs) -> Rehearsal | Miss | str:
     """Return what the kernel does, a miss if it does what no kernel may, or why it cannot be rehearsed, as a phrase.
 
     Args:
         case: The kernel and the form of call.
         gradient: Whether the kernel's backward is asked for.
         tools: The private torch APIs.
-        written: Positions of the inputs that it was seen to overwrite before.
-        orders: Of the outputs that it was seen to lay out in another way than the layer before, the order of the layer's dimensions.
+        known: The copied inputs and reordered outputs that are known already.
     """
     symbols = Symbols.of(case.inputs)
     found = choices(case.inputs, symbols)
@@ -62,7 +56,7 @@ def rehearse(
     if any(isinstance(spec, TensorSpec) and 0 in spec.sizes for spec in specs_of(case.inputs, found[0])):
         return "an input has no elements"
     try:
-        stage = _Stage(case, symbols, found, tools, written, orders=dict(orders or {}))
+        stage = _Stage(case, symbols, found, tools, known)
         shown: Rehearsal | Miss = tools.run_for_real(lambda: _rehearsed(stage, gradient), [case.device])
     except torch.OutOfMemoryError:
         return "there is no memory to rehearse it"
@@ -75,9 +69,8 @@ class _Stage:
     symbols: Symbols
     choices: list[Choice]
     tools: Tools
-    written: frozenset[int] = frozenset()
+    repairs: Repairs
     kept: frozenset[int] = frozenset()
-    orders: dict[int, Order] = field(default_factory=dict)
 
     def inputs(self, choice: int = 0, seed: int = 0) -> list[Any]:
         specs = specs_of(self.case.inputs, self.choices[choice])
@@ -85,8 +78,11 @@ class _Stage:
         apart: Inputs = tuple(replace(spec, storage=n, offset=0) if isinstance(spec, TensorSpec) else spec for n, spec in enumerate(specs))
         return Sample.of(apart).fill(seed).views()
 
-    def rehearsal(self, own: OwnBackward | None = None, without: str | None = None, again: str | None = None) -> Rehearsal:
-        return Rehearsal(self.written, self.kept, own, without, again, self.orders)
+    def rehearsal(self, own: OwnBackward | None = None, again: str | None = None) -> Rehearsal:
+        return Rehearsal(self.repairs, self.kept, own, again)
+
+    def without_gradient(self, reason: str) -> Rehearsal:
+        return Rehearsal(replace(self.repairs, recompute=reason), self.kept)
 
 
 def _rehearsed(stage: _Stage, gradient: bool) -> Rehearsal | Miss:
@@ -106,7 +102,7 @@ def _rehearsed(stage: _Stage, gradient: bool) -> Rehearsal | Miss:
     except (KernelRuntimeError, _BackwardFailed) as error:
         if isinstance(error.__cause__, torch.OutOfMemoryError):
             raise error.__cause__ from None
-        return stage.rehearsal(without=f"its backward raises {_described(error)}")
+        return stage.without_gradient(f"its backward raises {_described(error)}")
 
 
 # --- forward ------------------------------------------------------------------------------------------------------------------------------
@@ -121,7 +117,7 @@ def _forward(stage: _Stage) -> Miss | None:
         for position, output in zip(case.computed, outputs, strict=True):
             if (miss := _differs(stage, position, output)) is not None:
                 return miss
-        stage.written |= frozenset(_changed(before, inputs))
+        stage.repairs |= Repairs(tuple(_changed(before, inputs)))
         again = run(*stage.inputs(seed=1))
         stage.kept = frozenset(n for n, pair in enumerate(zip(outputs, again, strict=True)) if storage_of(pair[0]) == storage_of(pair[1]))
     return None
@@ -135,7 +131,7 @@ def _differs(stage: _Stage, position: int, output: torch.Tensor) -> Miss | None:
     if same and all(size == 1 or one == other for size, one, other in zip(sizes, output.stride(), strides, strict=True)):
         return None
     if same and (order := order_of(example)) is not None:
-        stage.orders[position] = order
+        stage.repairs |= Repairs(reordered_outputs=((position, order),))
         return None
     data = {
         "kernel": stage.case.kernel.identity,
@@ -166,7 +162,7 @@ class _Run:
 
 
 def _backward(stage: _Stage) -> Rehearsal:
-    run = stage.case.runner(stage.written, stage.orders)
+    run = stage.case.runner(stage.repairs)
     runs = [_recorded(stage, run, choice) for choice in range(len(stage.choices))]
     without = _why_no_gradient(stage, runs[0].recorded)
     if without is None:
@@ -175,13 +171,13 @@ def _backward(stage: _Stage) -> Rehearsal:
             _run_backward(stage, one)
         without = _why_not_these(stage, runs[0])
     if without is not None:
-        return stage.rehearsal(without=without)
+        return stage.without_gradient(without)
     saving = _saving(stage, runs) if again is None else None
     if again is None and saving is None:
         again = "the sizes of what it saves are no formula of its inputs' sizes"
     layouts = _gradient_layouts(stage, runs)
     if layouts is None:
-        return stage.rehearsal(without="the strides of its gradients are no formula of its inputs' sizes")
+        return stage.without_gradient("the strides of its gradients are no formula of its inputs' sizes")
     own = OwnBackward(
         stage.case.light,
         run,
@@ -193,7 +189,7 @@ def _backward(stage: _Stage) -> Rehearsal:
         _overwritten(stage, runs, saving),
         stage.tools,
     )
-    return stage.rehearsal(own, None, again)
+    return stage.rehearsal(own, again)
 
 
 def _recorded(stage: _Stage, run: Run, choice: int, seed: int = 0) -> _Run:

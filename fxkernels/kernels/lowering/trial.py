@@ -9,26 +9,25 @@ from typing import Any
 import torch
 
 from .case import Case, Run, Tools
+from .repairs import Repairs
 from .triton import Launches, call_routed
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of it.
+    """Its result.
 
     Args:
         outputs: The fake outputs; None if the forward cannot be followed.
         problem: Why it cannot be followed, as a phrase.
-        written: Positions of the inputs that it overwrites, as far as operators say so.
-        without: Why the gradient is not the kernel's own, as a phrase.
+        repairs: The inputs that it overwrites, as far as operators say so, and why its gradient is none of the layer's.
         foreign: Names of the operators that are not torch's own.
         launches: Names of the Triton kernels that it launches by itself.
     """
 
     outputs: tuple[Any, ...] | None
     problem: str | None = None
-    written: frozenset[int] = frozenset()
-    without: str | None = None
+    repairs: Repairs = Repairs()
     foreign: tuple[str, ...] = ()
     launches: tuple[str, ...] = ()
 
@@ -47,17 +46,18 @@ def try_on_fakes(case: Case, gradient: bool, tools: Tools) -> Trial:
         return tools.watch_on_fakes(lambda *inputs: call_routed(function, inputs, launches), case.inputs)
 
     seen = watch(case.runner())
+    repairs = Repairs(tuple(sorted(seen.written)))
     if seen.error is not None:
-        return Trial(None, f"cannot be traced: {_words(seen)}", seen.written, None, seen.foreign)
-    missing, foreign = None, seen.foreign
+        return Trial(None, f"cannot be traced: {_words(seen)}", repairs, seen.foreign)
+    foreign = seen.foreign
     if gradient:
-        run = case.runner(seen.written)
+        run = case.runner(repairs)
         joint = watch(lambda *inputs: _missing_gradients(case, run, inputs, tools))
         foreign = tuple(dict.fromkeys((*seen.foreign, *joint.foreign)))
         if joint.error is not None:
-            return Trial(None, f"cannot be traced in its backward: {_words(joint)}", seen.written, None, foreign)
-        missing = joint.result
-    return Trial(seen.result, None, seen.written, missing, foreign, tuple(dict.fromkeys(launches.names)))
+            return Trial(None, f"cannot be traced in its backward: {_words(joint)}", repairs, foreign)
+        repairs |= Repairs(recompute=joint.result)
+    return Trial(seen.result, None, repairs, foreign, tuple(dict.fromkeys(launches.names)))
 
 
 def _missing_gradients(case: Case, run: Run, inputs: tuple[Any, ...], tools: Tools) -> str | None:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ...decide.gates import names_of
 from ...kernels.describe import Operation
-from ...passes.gate import CALL_GATES, CANDIDATE_GATES, Candidate, Gate
+from ...passes.gate import CandidateResult, GateResult
 from ...passes.miss import Miss
 from ..fold import Fold, differing_decisions, fold_calls, folded_message, graphs_that_decided
 from ..hints import hint_for
@@ -236,7 +237,7 @@ def _alike(fold: Fold) -> list[list[CallReport]]:
     return list(groups.values())
 
 
-def _asked(gates: Sequence[Gate]) -> Hashable:
+def _asked(gates: Sequence[GateResult]) -> Hashable:
     return tuple((gate.name, gate.outcome, gate.note, gate.miss.code if gate.miss is not None else "") for gate in gates)
 
 
@@ -257,16 +258,16 @@ def _kernel(decision: GraphDecision) -> str:
 def _chains(decisions: Sequence[GraphDecision]) -> Iterator[Chain]:
     newest = decisions[0]
     if newest.gates:
-        yield _chain("The call itself", CALL_GATES, [decision.gates for decision in decisions])
+        yield _chain("The call itself", names_of("call", "form"), [decision.gates for decision in decisions])
     for number, candidate in enumerate(newest.candidates):
-        yield _chain(_title(candidate), CANDIDATE_GATES, [decision.candidates[number].gates for decision in decisions])
+        yield _chain(_title(candidate), names_of("candidate", "selection"), [decision.candidates[number].gates for decision in decisions])
 
 
-def _title(candidate: Candidate) -> str:
+def _title(candidate: CandidateResult) -> str:
     return str(candidate.kernel) if candidate.kernel is not None else candidate.name
 
 
-def _chain(title: str, names: Sequence[str], chains: Sequence[Sequence[Gate]]) -> Chain:
+def _chain(title: str, names: Sequence[str], chains: Sequence[Sequence[GateResult]]) -> Chain:
     steps = []
     for row in zip(*chains, strict=True):
         misses: list[Miss] = [gate.miss for gate in row if gate.miss is not None]

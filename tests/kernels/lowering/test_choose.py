@@ -14,6 +14,7 @@ from torch import nn
 from fxkernels import Mode, hubkernels, kernelize
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.kernels.lowering.lowering import Lowering
+from fxkernels.kernels.lowering.repairs import Repairs
 from fxkernels.report.model import CallReport, GraphDecision
 from fxkernels.report.report import Report
 
@@ -87,7 +88,7 @@ def test_kernels_that_declare_nothing_are_taken_for_a_compiler_if_they_may_be_op
 
 
 def test_the_report_says_what_is_recomputed_and_copied() -> None:
-    found = Lowering("opaque", "it cannot be traced", "its forward in the backward: it stashes", ("q", "k"))
+    found = Lowering("opaque", "it cannot be traced", Repairs((0, 1)), ("q", "k"), "it stashes")
     call = CallReport(
         "attention",
         0,

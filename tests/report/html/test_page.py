@@ -67,7 +67,7 @@ def test_gates_stand_in_the_page_with_their_outcome_in_words() -> None:
     text = words(Page(render_html(small_report())).text)
     assert "inputs failed layout x has stride 2 in its last dimension, the kernel reads it as 1" in text
     assert "admission unknown no worker on this system" in text
-    assert "not asked: mode, constraints, admission, lowering, profit" in text
+    assert "not asked: mode, constraints, admission, lowering, selection" in text
 
 
 def test_page_holds_the_report_as_packed_json() -> None:

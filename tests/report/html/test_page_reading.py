@@ -44,7 +44,7 @@ def test_everything_can_be_read_and_opened_without_scripts(open_page: Open) -> N
     expect(call_.get_by_text("torch.rsqrt")).to_be_hidden()
     call_.locator("summary").click()
     expect(call_.get_by_text("x is f32; acme/norms@9a31f0c:RMSNorm takes bf16, f16").first).to_be_visible()
-    expect(call_.get_by_text("not asked: mode, constraints, admission, lowering, profit").first).to_be_visible()
+    expect(call_.get_by_text("not asked: mode, constraints, admission, lowering, selection").first).to_be_visible()
     for text in ("hidden_states: bf16", "linear_0"):
         assert text.split(":")[0] in page.content()
 
