@@ -224,7 +224,7 @@ def guards(layers: int, mapped: bool, kernelized: bool, runs: int) -> None:
 def marked_graph() -> fx.GraphModule:
     """The graph of a one-layer Llama as capture leaves it, with five layer calls between their markers."""
     from fxkernels.backend import HubKernels
-    from fxkernels.options import options_of
+    from fxkernels.options import Options
     from fxkernels.passes.plan import Plan
 
     kept: list[fx.GraphModule] = []
@@ -235,7 +235,7 @@ def marked_graph() -> fx.GraphModule:
             return Plan()
 
     torch._dynamo.reset()
-    backend = Capture(options_of({"inner": "eager", "mapping": everything_mapped()}))
+    backend = Capture(Options.of(inner="eager", mapping=everything_mapped()))
     with torch.no_grad():
         torch.compile(llama(1), backend=backend)(INPUT)
     return kept[0]

@@ -48,7 +48,7 @@ def gates(draw: st.DrawFn) -> GateResult:
 
 
 ORDERS = st.permutations(range(3)).map(tuple)
-NAMES = st.just(("hidden_states", "weight"))
+INPUT_NAMES = st.just(("hidden_states", "weight"))
 REPAIRS = st.builds(Repairs, st.sampled_from([(), (0,), (0, 1)]), tuples(st.tuples(st.integers(0, 3), ORDERS)), st.none() | TEXT)
 OPERATIONS = st.builds(Operation, TEXT, TEXT, TEXT, st.none() | TEXT)
 DECISIONS = st.builds(
@@ -58,7 +58,7 @@ DECISIONS = st.builds(
     st.none() | KERNELS,
     tuples(misses()),
     st.none()
-    | st.builds(Lowering, st.sampled_from(["traced", "triton", "opaque"]), TEXT, REPAIRS, NAMES, st.none() | TEXT, st.none() | TEXT),
+    | st.builds(Lowering, st.sampled_from(["traced", "triton", "opaque"]), TEXT, REPAIRS, INPUT_NAMES, st.none() | TEXT, st.none() | TEXT),
     training=st.none() | st.booleans(),
     gates=tuples(gates()),
     candidates=tuples(st.builds(CandidateResult, TEXT, tuples(gates()), st.none() | KERNELS)),

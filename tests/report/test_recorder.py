@@ -69,7 +69,7 @@ def test_captured_calls_are_in_the_report_with_what_became_of_them() -> None:
         "RMSNorm",
         "model.py:7",
         "rewritten",
-        KERNEL.identity,
+        KERNEL.kernel.identity,
         None,
     )
     assert (second.status, second.kernel, str(second.miss)) == ("missed", None, "no_mapping: nothing is mapped")

@@ -21,7 +21,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from fxkernels import KernelizeFallback, hubkernels
 from fxkernels.backend import HubKernels
 from fxkernels.dry_run import dry_run
-from fxkernels.options import options_of
+from fxkernels.options import Options
 from fxkernels.report.model import CallReport
 from fxkernels.selection import Budget
 
@@ -163,7 +163,7 @@ def test_a_damaged_record_is_measured_anew(own_records: Path) -> None:
 
 def test_explaining_times_nothing_and_says_what_a_record_decides() -> None:
     asked = {"inner": "eager", "select": "measured", "mapping": paced("Slow", "Quick"), "use_fallback": KernelizeFallback.ALL}
-    options = replace(options_of(asked), edit=False)
+    options = replace(Options.of(**asked), edit=False)
 
     def explained() -> tuple[CallReport, ...]:
         with torch.no_grad():

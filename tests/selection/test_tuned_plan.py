@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from dataclasses import replace
@@ -29,9 +30,20 @@ def state(layer: str) -> str:
     return state_of(load_kernel_layer(repository("paces", layer), Target.of_machine("cpu")))
 
 
+@functools.cache
+def form() -> str:
+    """The key of the form that both calls have in a plan."""
+    backend = hubkernels(inner="eager", mapping=paced("Quick"))
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.compile(Chain().eval(), backend=backend, dynamic=False)(example())
+    (found,) = {decision.description.form for _, _, decision in backend.session.recorder.decisions()}
+    return found
+
+
 def planned(call: str, kernel: str | None = "Quick", **changes: Any) -> PlannedCalls:
     names = (f"paces:{kernel}", state(kernel)) if kernel is not None else (None, None)
-    return replace(PlannedCalls((call,), "Scaling", False, INPUTS, *names, why="1 us instead of 2 us"), **changes)
+    return replace(PlannedCalls((call,), "Scaling", False, INPUTS, form(), *names, why="1 us instead of 2 us"), **changes)
 
 
 def plan(*calls: PlannedCalls, **changes: Any) -> TunedPlan:
@@ -155,8 +167,8 @@ def test_the_file_is_named_in_the_options_of_torch_compile(tmp_path: Path) -> No
         (None, "cannot be read: No such file or directory; `fxkernels tune TARGET -o FILE` writes one"),
         ("{", "is no plan: it is not JSON"),
         ("[]", "is something else, not a tuned plan"),
-        (json.dumps({"what": "fxkernels tuned plan", "format": 99}), "has format 99, this version reads 1"),
-        (json.dumps({"what": "fxkernels tuned plan", "format": 1, "calls": [{}]}), "is damaged: KeyError"),
+        (json.dumps({"what": "fxkernels tuned plan", "format": 99}), "has format 99, this version reads 2"),
+        (json.dumps({"what": "fxkernels tuned plan", "format": 2, "calls": [{}]}), "is damaged: KeyError"),
     ],
 )
 def test_what_is_no_plan_is_an_error_that_says_why(content: str | None, message: str, tmp_path: Path) -> None:
