@@ -12,7 +12,7 @@ from torch.fx.node import map_aggregate
 
 from ..constraints.sizes import fitting_sizes
 from ..kernels.layer import KernelLayer
-from ..kernels.lowering.case import Case
+from ..kernels.lowering.kernel_case import KernelCase
 from ..kernels.samples import Inputs, Sample, TensorSpec, at_choice, hints_of, sizes_in, specs_of
 from ..kernels.stand_in import LayerState
 
@@ -57,7 +57,7 @@ class ProbeCase:
     autocast: torch.dtype | None = None
 
     @staticmethod
-    def of(case: Case, *, gradient: bool) -> ProbeCase | str:
+    def of(case: KernelCase, *, gradient: bool) -> ProbeCase | str:
         """Return the case of a kernel and a form of call; a phrase that says why it cannot be probed, if a size is known only at run time.
 
         Args:
@@ -65,21 +65,21 @@ class ProbeCase:
             gradient: Whether grad mode is on where the call runs.
         """
         # A kernel is not probed with sizes that its constraints exclude.
-        found = _choices(case.inputs, fitting_sizes(case.kernel, case.bound, case.inputs))
+        found = _choices(case.inputs, fitting_sizes(case.kernel, case.binding, case.inputs))
         if isinstance(found, str):
             return found
         choices, ranges = found
-        bound = case.bound
-        own = frozenset(slot.position for slot in bound.tensors.values() if hasattr(slot, "position"))
+        binding = case.binding
+        own = frozenset(slot.position for slot in binding.tensors.values() if hasattr(slot, "position"))
         wanted = gradient and bool(case.differentiable) and bool(case.wanted)
         specs = tuple(specs_of(case.inputs, choice, own, wanted) for choice in choices)
         return ProbeCase(
             kernel=case.kernel,
-            args=bound.args,
-            kwargs=bound.kwargs,
-            tensors=dict(bound.tensors),
-            state=bound.state,
-            training=bound.training,
+            args=binding.args,
+            kwargs=binding.kwargs,
+            tensors=dict(binding.tensors),
+            state=binding.state,
+            training=binding.training,
             reference=case.reference,
             inputs=specs,
             ranges=ranges,

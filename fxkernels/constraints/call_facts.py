@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import sympy
 import torch
 
-from ..kernels.bound import Bound
+from ..kernels.binding import Binding
 from ..kernels.call import fill_slots
 from ..kernels.layer import KernelLayer
 from ..kernels.signature import forward_signature
@@ -94,20 +94,22 @@ class CallFacts:
     changed: Mapping[Reference, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(kernel: KernelLayer, bound: Bound, inputs: Sequence[Any], target: Target | None = None, triton: str | None = None) -> CallFacts:
+    def of(
+        kernel: KernelLayer, binding: Binding, inputs: Sequence[Any], target: Target | None = None, triton: str | None = None
+    ) -> CallFacts:
         """Return the call of a kernel in the place of a layer call.
 
         Args:
             kernel: The kernel layer.
-            bound: How it is called.
+            binding: How it is called.
             inputs: Example values of the call's inputs.
             target: What the kernel was chosen for; None if nothing of it is asked.
             triton: Triton's version.
         """
-        args, kwargs = fill_slots(bound.args, tuple(inputs)), fill_slots(bound.kwargs, tuple(inputs))
-        attributes = {**dict(_constants(bound.state)), **fill_slots(bound.tensors, tuple(inputs))}
+        args, kwargs = fill_slots(binding.args, tuple(inputs)), fill_slots(binding.kwargs, tuple(inputs))
+        attributes = {**dict(_constants(binding.state)), **fill_slots(binding.tensors, tuple(inputs))}
         capability, version = (target.capability, target.torch) if target is not None else (None, None)
-        return CallFacts(_named(kernel, args, kwargs), attributes, bound.training, capability, version, triton)
+        return CallFacts(_named(kernel, args, kwargs), attributes, binding.training, capability, version, triton)
 
     @cached_property
     def environment(self) -> Any:

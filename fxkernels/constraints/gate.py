@@ -9,7 +9,7 @@ from typing import Any, Literal
 import sympy
 import torch
 
-from ..kernels.bound import Bound
+from ..kernels.binding import Binding
 from ..kernels.layer import KernelLayer
 from ..passes.gate import Gate
 from ..passes.miss import Miss
@@ -50,7 +50,7 @@ class ConstraintResult:
 
 def check_constraints(
     kernel: KernelLayer,
-    bound: Bound,
+    binding: Binding,
     inputs: Sequence[Any],
     target: Target,
     *,
@@ -61,7 +61,7 @@ def check_constraints(
 
     Args:
         kernel: The kernel layer.
-        bound: How it is called.
+        binding: How it is called.
         inputs: Example values of the call's inputs.
         target: What the kernel was chosen for.
         on_depends: What happens where that depends on dynamic sizes.
@@ -70,13 +70,13 @@ def check_constraints(
     if not kernel.constraints:
         return ConstraintResult()
     return check_conditions(
-        kernel, [parse(text) for text in kernel.constraints], CallFacts.of(kernel, bound, inputs, target, triton), on_depends
+        kernel, [parse(text) for text in kernel.constraints], CallFacts.of(kernel, binding, inputs, target, triton), on_depends
     )
 
 
 def check_probed_sizes(
     kernel: KernelLayer,
-    bound: Bound,
+    binding: Binding,
     inputs: Sequence[Any],
     ranges: Sequence[tuple[int, int]],
     *,
@@ -86,14 +86,14 @@ def check_probed_sizes(
 
     Args:
         kernel: The kernel layer.
-        bound: How it is called.
+        binding: How it is called.
         inputs: Example values of the call's inputs.
         ranges: Smallest and largest value of each symbol in the sizes of the inputs, in order of appearance (`Admitted.ranges`).
         on_depends: What happens where a size may leave its range.
     """
     if not ranges:
         return ConstraintResult()
-    call = CallFacts.of(kernel, bound, inputs)
+    call = CallFacts.of(kernel, binding, inputs)
     conditions: list[Condition] = []
     symbols = _symbols(inputs)
     if len(symbols) != len(ranges):  # a guard has fixed one of them since

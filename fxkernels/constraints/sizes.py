@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 import torch
 
-from ..kernels.bound import Bound
+from ..kernels.binding import Binding
 from ..kernels.layer import KernelLayer
 from .call_facts import CallFacts, UndefinedError
 from .evaluate import Evaluation
@@ -22,15 +22,15 @@ Choice = Mapping[sympy.Symbol, Any]
 """Values of the symbols in a call's sizes and numbers."""
 
 
-def fitting_sizes(kernel: KernelLayer, bound: Bound, inputs: Sequence[Any]) -> Callable[[Choice], Choice | None]:
+def fitting_sizes(kernel: KernelLayer, binding: Binding, inputs: Sequence[Any]) -> Callable[[Choice], Choice | None]:
     """Return a function from values of the symbols to the nearest ones that meet the kernel's constraints, None if there are none near.
 
     Args:
         kernel: The kernel layer.
-        bound: How it is called.
+        binding: How it is called.
         inputs: Example values of the call's inputs.
     """
-    call = CallFacts.of(kernel, bound, inputs)
+    call = CallFacts.of(kernel, binding, inputs)
     reads = {clause: dynamic_reads(clause, call) for text in kernel.constraints for clause in clauses(parse(text))}
     # Those that read no sizes, or hold for none, were checked before, with the target, which is not known here. Those that hold for all
     # sizes of the capture may do so by a guard, of which a choice of sizes knows nothing.

@@ -12,13 +12,13 @@ from ..admission import Admitted, ProbeCase, admit, known
 from ..admission.verdict import ADMISSION
 from ..capture import _torch
 from ..constraints.gate import CONSTRAINTS, ConstraintResult, check_constraints, check_probed_sizes
-from ..kernels.bound import Bound
+from ..kernels.binding import Binding
 from ..kernels.call_form import CallForm
 from ..kernels.contract import CONTRACT, breaks_contract
 from ..kernels.layer import KernelLayer
 from ..kernels.loader import REPOSITORY
-from ..kernels.lowering.case import Case
 from ..kernels.lowering.choose import LOWERING, Chosen, choose
+from ..kernels.lowering.kernel_case import KernelCase
 from ..kernels.lowering.repairs import Repairs
 from ..kernels.origin import LayerOrigin
 from ..mapping import Repository
@@ -65,14 +65,14 @@ class Candidate:
     target: Target
     options: Options
     cache: DecisionCache
-    case_of: Callable[[KernelLayer, Bound], Case]
+    case_of: Callable[[KernelLayer, Binding], KernelCase]
     gates: list[GateResult] = field(default_factory=list)
     kernel: KernelLayer | None = None
     admitted: Admitted | None = None
     chosen: Chosen | None = None
     pending: list[ConstraintResult] = field(default_factory=list)
-    _bound: Bound | None = None
-    _case: Case | None = None
+    _binding: Binding | None = None
+    _case: KernelCase | None = None
 
     @property
     def result(self) -> CandidateResult:
@@ -91,17 +91,17 @@ class Candidate:
         return self.kernel
 
     @property
-    def bound(self) -> Bound:
+    def binding(self) -> Binding:
         """How the kernel is called."""
-        if self._bound is None:
-            self._bound = Bound.of(self.loaded, self.call)
-        return self._bound
+        if self._binding is None:
+            self._binding = Binding.of(self.loaded, self.call)
+        return self._binding
 
     @property
-    def case(self) -> Case:
+    def case(self) -> KernelCase:
         """What a lowering and a probe need to know."""
         if self._case is None:
-            self._case = self.case_of(self.loaded, self.bound)
+            self._case = self.case_of(self.loaded, self.binding)
         return self._case
 
     @property
@@ -172,7 +172,7 @@ def supports_the_mode(this: Candidate) -> GateResult:
 def meets_constraints(this: Candidate) -> GateResult:
     """The call meets what the kernel's repository demands."""
     found = check_constraints(
-        this.loaded, this.bound, this.inputs, this.target, on_depends=this.options.on_depends, triton=this.cache.triton
+        this.loaded, this.binding, this.inputs, this.target, on_depends=this.options.on_depends, triton=this.cache.triton
     )
     return _answer(this, CONSTRAINTS, found, "")
 
@@ -191,7 +191,7 @@ def is_admitted(this: Candidate) -> GateResult:
     if admitted is None:
         return ADMISSION.unknown("no record of a probe; nothing is run to explain")
     this.admitted = admitted
-    within = check_probed_sizes(this.loaded, this.bound, this.inputs, admitted.ranges, on_depends=options.on_depends)
+    within = check_probed_sizes(this.loaded, this.binding, this.inputs, admitted.ranges, on_depends=options.on_depends)
     return _answer(this, ADMISSION, within, str(admitted))
 
 
@@ -224,7 +224,7 @@ def _answer(this: Candidate, gate: Gate, found: ConstraintResult, note: str) -> 
     return gate.passed(found.note or note)
 
 
-def _admitted(case: Case, options: Options) -> Admitted | Miss | None:
+def _admitted(case: KernelCase, options: Options) -> Admitted | Miss | None:
     """How the kernel was admitted, or why it was not; None where only a probe could tell and none may run."""
     if options.verify == "off":
         return Admitted("unverified")

@@ -9,13 +9,13 @@ import torch
 from torch import fx
 
 from ..admission import Admitted
-from ..kernels.bound import Bound
+from ..kernels.binding import Binding
 from ..kernels.call import KernelCall
 from ..kernels.call_form import CallForm, metadata, values_of
 from ..kernels.describe import Description, describe
 from ..kernels.layer import KernelLayer
 from ..kernels.lowering.autocast import current_dtype, dtype_at, has_regions
-from ..kernels.lowering.case import Case
+from ..kernels.lowering.kernel_case import KernelCase
 from ..kernels.lowering.lowering import Lowering
 from ..kernels.lowering.names import digest
 from ..kernels.lowering.opaque import without_metadata
@@ -77,7 +77,7 @@ class _OfForm:
         if copied not in self._descriptions:
             taken = self.taken if copied is not None else None
             kernel = taken.kernel if taken is not None else None
-            described = describe(call, kernel.identity, taken.bound, copied or ()) if kernel and taken else describe(call)
+            described = describe(call, kernel.identity, taken.binding, copied or ()) if kernel and taken else describe(call)
             self._descriptions[copied] = described
         return self._descriptions[copied]
 
@@ -143,8 +143,8 @@ class Decider:
         call, cache, target, options = this.call, self.cache, this.target, self.options
         reference = reference_of(call, call.module)
 
-        def case_of(kernel: KernelLayer, bound: Bound) -> Case:
-            return _case(kernel, bound, call, reference, form.autocast)
+        def case_of(kernel: KernelLayer, binding: Binding) -> KernelCase:
+            return _case(kernel, binding, call, reference, form.autocast)
 
         candidates = [Candidate(entry.repository, call, form, target, options, cache, case_of) for entry in this.entries]
         if self._planned is not None:
@@ -208,7 +208,7 @@ class Decider:
         assert reference is not None
         differentiable = any(getattr(example(node), "requires_grad", False) for node in call.outputs)
         repairs = Repairs(recompute=chosen.repairs.recompute) if chosen.opaque else replace(chosen.repairs, copied_inputs=copied)
-        target = candidate.bound.kernel_call(
+        target = candidate.binding.kernel_call(
             *(candidate.loaded, call.key, reference, len(call.outputs), differentiable),
             repairs=repairs,
             operators=chosen.opaque,
@@ -270,9 +270,11 @@ def _lowering(candidate: Candidate, copied: tuple[int, ...]) -> Lowering | None:
     return replace(chosen.lowering, repairs=replace(chosen.repairs, copied_inputs=copied))
 
 
-def _case(kernel: KernelLayer, bound: Bound, call: LayerCall, reference: fx.GraphModule, autocast: torch.dtype | None) -> Case:
+def _case(kernel: KernelLayer, binding: Binding, call: LayerCall, reference: fx.GraphModule, autocast: torch.dtype | None) -> KernelCase:
     nodes = external_inputs(call)
     places = {node: position for position, node in enumerate(nodes)}
     passed = {position: places[node] for position, node in enumerate(call.outputs) if node not in call.inside}
     inputs, outputs = tuple(map(example, nodes)), tuple(map(example, call.outputs))
-    return Case(kernel, bound, call.key, inputs, outputs, passed, without_metadata(reference), torch.device(device_of(call)), autocast)
+    return KernelCase(
+        kernel, binding, call.key, inputs, outputs, passed, without_metadata(reference), torch.device(device_of(call)), autocast
+    )

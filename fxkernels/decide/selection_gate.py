@@ -106,10 +106,10 @@ class Selection:
 
 def _name(candidate: Candidate) -> str:
     """What tells a kernel, and how it is called, from all others: its identity for people, and a hash of the rest."""
-    kernel, bound, chosen = candidate.loaded, candidate.bound, candidate.chosen
+    kernel, binding, chosen = candidate.loaded, candidate.binding, candidate.chosen
     assert chosen is not None
     lowering = chosen.lowering.name if chosen.lowering is not None else ""
-    called = text_of_value((bound.args, bound.kwargs, bound.tensors)), text_of_state(bound.state), str(bound.training)
+    called = text_of_value((binding.args, binding.kwargs, binding.tensors)), text_of_state(binding.state), str(binding.training)
     parts = (state_of(kernel), str(kernel.identity.variant), lowering, repr(chosen.repairs), *called)
     # What has no stable text stays in the name, so that the contest has no key.
     return f"{kernel.identity} {digest(*parts) if all(map(is_stable, parts)) else next(filterfalse(is_stable, parts))}"

@@ -20,7 +20,7 @@ from torch import fx
 from ..passes.example_values import example
 from ..passes.layer_call import LayerCall
 from ..passes.region import external_inputs
-from .bound import Bound
+from .binding import Binding
 from .call import Slot
 from .call_form import key_in_plans
 from .code_text import Symbols, code_of, is_assignment, spelled, spelled_value
@@ -81,19 +81,19 @@ class Description:
 
 
 def describe(
-    call: LayerCall, kernel: KernelIdentity | None = None, bound: Bound | None = None, cloned: Collection[int] = ()
+    call: LayerCall, kernel: KernelIdentity | None = None, binding: Binding | None = None, cloned: Collection[int] = ()
 ) -> Description:
     """Return a layer call in words.
 
     Args:
         call: The call, before its graph is edited.
         kernel: Who replaces the call, if a kernel does.
-        bound: How the kernel is called.
+        binding: How the kernel is called.
         cloned: Positions of the inputs of which the kernel gets a copy.
     """
     names = _LocalNames(call)
     inputs, before = names.inputs(), names.before()
-    after = (names.kernel_call(kernel, bound, cloned),) if kernel is not None and bound is not None else ()
+    after = (names.kernel_call(kernel, binding, cloned),) if kernel is not None and binding is not None else ()
     return Description(key_in_plans(call), inputs, before, after)
 
 
@@ -132,13 +132,13 @@ class _LocalNames:
             self._name(node, _NUMBERS.sub("", node.name))
         return tuple([self._operation(node) for node in nodes])
 
-    def kernel_call(self, kernel: KernelIdentity, bound: Bound, cloned: Collection[int]) -> Operation:
+    def kernel_call(self, kernel: KernelIdentity, binding: Binding, cloned: Collection[int]) -> Operation:
         """The call of the kernel, with its arguments and the layer's tensors."""
         names = [self._names[node] for node in self._inputs]
         slots = {Slot(position): f"{name}.clone()" if position in cloned else name for position, name in enumerate(names)}
-        args = [spelled(value, slots) for value in bound.args]
-        kwargs = [f"{name}={spelled(value, slots)}" for name, value in bound.kwargs.items()]
-        tensors = [slots[value] for value in bound.tensors.values() if isinstance(value, Slot)]
+        args = [spelled(value, slots) for value in binding.args]
+        kwargs = [f"{name}={spelled(value, slots)}" for name, value in binding.kwargs.items()]
+        tensors = [slots[value] for value in binding.tensors.values() if isinstance(value, Slot)]
         name = ", ".join(self._names[node] if node in self._call.inside else "_" for node in self._call.outputs)
         value = ", ".join(self._value(node) for node in self._call.outputs)
         return Operation(name, f"{kernel}({', '.join([*args, *kwargs, *tensors])})", value)

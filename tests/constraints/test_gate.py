@@ -7,12 +7,12 @@ import torch
 from constraint_calls import CPU, H100, Capture, called, checked, kernel
 
 from fxkernels.constraints.gate import ConstraintResult, check_constraints
-from fxkernels.kernels.bound import Bound
+from fxkernels.kernels.binding import Binding
 from fxkernels.kernels.stand_in import LayerState
 
 
 def test_kernel_without_constraints_is_for_every_call() -> None:
-    bound = Bound((), {}, lambda inputs: None, {}, LayerState(torch.nn.Module), False)
+    bound = Binding((), {}, lambda inputs: None, {}, LayerState(torch.nn.Module), False)
     assert check_constraints(kernel(), bound, (), CPU) == ConstraintResult()
 
 

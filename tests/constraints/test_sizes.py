@@ -12,14 +12,14 @@ from kernel_repositories import FOLDER
 from fxkernels import LocalLayerRepository
 from fxkernels.constraints.gate import ConstraintResult, check_probed_sizes
 from fxkernels.constraints.sizes import fitting_sizes
-from fxkernels.kernels.bound import Bound
+from fxkernels.kernels.binding import Binding
 from fxkernels.kernels.call import Slot
 from fxkernels.kernels.stand_in import LayerState
 
 
-def bound() -> Bound:
+def bound() -> Binding:
     """A call of a norm: the input is its first argument, the weight its layer's."""
-    return Bound((Slot(0),), {}, lambda inputs: None, {"weight": Slot(1)}, LayerState(torch.nn.Module), False)
+    return Binding((Slot(0),), {}, lambda inputs: None, {"weight": Slot(1)}, LayerState(torch.nn.Module), False)
 
 
 def within(x: torch.Tensor, ranges: tuple[tuple[int, int], ...], on_depends: Any = "guard") -> ConstraintResult:

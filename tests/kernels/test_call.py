@@ -16,7 +16,7 @@ from layers import Norm
 from torch import fx, nn
 
 from fxkernels.errors import KernelRuntimeError
-from fxkernels.kernels.bound import Bound
+from fxkernels.kernels.binding import Binding
 from fxkernels.kernels.call import KernelCall, Slot, flatten_tensors
 from fxkernels.kernels.layer import KernelIdentity, KernelLayer
 from fxkernels.kernels.lowering.repairs import Repairs
@@ -204,7 +204,7 @@ def test_bound_call_computes_what_the_layer_does() -> None:
     with build.layer("norm", x, tensors={"weight": weight}, origin=origin) as norm:
         norm.returns(build(torch.mul, x, weight))
     kernel = repository("norms", "RMSNorm").load_for(CPU)
-    bound = Bound.of(kernel, only_call(build.finish(norm.output)))
+    bound = Binding.of(kernel, only_call(build.finish(norm.output)))
     assert (bound.args, bound.kwargs) == ((Slot(0),), {})
     values = inputs()
     torch.testing.assert_close(bound.kernel_call(kernel, "norm#0", reference, 1, False)(*values), *reference(*values))
@@ -225,6 +225,6 @@ def test_graph_values_inside_a_slice_are_bound() -> None:
     with build.layer("take", x, slice(0, count), origin=origin) as layer:
         layer.returns(build.method("clone", x))
     kernel = KernelLayer(Take, KernelIdentity("acme/kernels", None, "Take", None))
-    bound = Bound.of(kernel, only_call(build.finish(layer.output)))
+    bound = Binding.of(kernel, only_call(build.finish(layer.output)))
     result = bound.kernel_call(kernel, "take#0", lambda *inputs: inputs, 1, False)(torch.ones(4, 8), 2)
     assert result.shape == (2, 8)

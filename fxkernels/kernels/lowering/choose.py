@@ -10,7 +10,7 @@ import torch
 
 from ...passes.gate import Gate
 from ...passes.miss import Miss
-from .case import Case, Tools
+from .kernel_case import KernelCase, Tools
 from .lowering import Lowering
 from .opaque import Entry, Opaque
 from .output_order import Order, metadata, order_instead, order_of
@@ -40,7 +40,7 @@ class Chosen:
 
 
 def choose(
-    case: Case, *, compiled: bool, opaque: bool, tools: Tools, rehearses: bool = True, known: Repairs | None = None
+    case: KernelCase, *, compiled: bool, opaque: bool, tools: Tools, rehearses: bool = True, known: Repairs | None = None
 ) -> Chosen | Miss | str:
     """Return how the kernel is called in the graph, or why it cannot be; a sentence where only a rehearsal could tell.
 
@@ -73,7 +73,7 @@ def choose(
     return _opaque(case, trial, gradient, tools, found)
 
 
-def _traced(case: Case, trial: Trial, gradient: bool, found: Repairs) -> Chosen:
+def _traced(case: KernelCase, trial: Trial, gradient: bool, found: Repairs) -> Chosen:
     operators = f", with the operators {', '.join(trial.foreign)}" if trial.foreign else ""
     launches = f"; it launches {', '.join(trial.launches)}" if trial.launches else ""
     reason = f"a compiler can follow its Python{' forward and backward' if gradient else ''}{operators}{launches}"
@@ -81,7 +81,7 @@ def _traced(case: Case, trial: Trial, gradient: bool, found: Repairs) -> Chosen:
     return Chosen(Lowering("triton" if trial.launches else "traced", reason, repairs, case.names), repairs)
 
 
-def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, known: Repairs) -> Chosen | Miss:
+def _opaque(case: KernelCase, trial: Trial, gradient: bool, tools: Tools, known: Repairs) -> Chosen | Miss:
     found = rehearse(case, gradient, tools, replace(known, recompute=None))
     if isinstance(found, Miss):
         return found
@@ -102,18 +102,18 @@ def _opaque(case: Case, trial: Trial, gradient: bool, tools: Tools, known: Repai
     return Chosen(lowering, repairs, Opaque(entry, case))
 
 
-def _with_reason(case: Case, repairs: Repairs) -> Repairs:
+def _with_reason(case: KernelCase, repairs: Repairs) -> Repairs:
     """The repairs with the reason why the gradient is recomputed, for a call that has a gradient."""
     if not case.differentiable:
         return replace(repairs, recompute=None)
     return repairs if case.kernel.has_backward else repairs | Repairs(recompute="the kernel has no backward")
 
 
-def _warn(case: Case, problem: str) -> None:
+def _warn(case: KernelCase, problem: str) -> None:
     _log.warning("%s at %s: %s; its gradient is the original layer's, recomputed", case.kernel.identity, case.path, problem)
 
 
-def _is_empty(case: Case) -> bool:
+def _is_empty(case: KernelCase) -> bool:
     """Whether an input has no elements; no dynamic size is zero, unless it is not known."""
     return any(
         0 in [size for size in value.shape if not isinstance(size, torch.SymInt)]
@@ -122,13 +122,13 @@ def _is_empty(case: Case) -> bool:
     )
 
 
-def _may_be_empty(case: Case) -> bool:
+def _may_be_empty(case: KernelCase) -> bool:
     """Whether an input has no elements, or may have none when it runs."""
     sizes = [size for value in case.inputs if isinstance(value, torch.Tensor) for size in value.shape]
     return any(size.node.hint is None if isinstance(size, torch.SymInt) else size == 0 for size in sizes)
 
 
-def _compared(case: Case, outputs: tuple[Any, ...]) -> tuple[tuple[int, Order], ...] | Miss:
+def _compared(case: KernelCase, outputs: tuple[Any, ...]) -> tuple[tuple[int, Order], ...] | Miss:
     """The outputs whose strides are not the layer's, with the layer's order; a miss if they differ in more than that."""
     orders: list[tuple[int, Order]] = []
     for position, result in zip(case.computed, outputs, strict=True):
@@ -143,7 +143,7 @@ def _compared(case: Case, outputs: tuple[Any, ...]) -> tuple[tuple[int, Order], 
     return tuple(orders)
 
 
-def _of_layer(case: Case, known: Repairs) -> tuple[tuple[int, Order], ...]:
+def _of_layer(case: KernelCase, known: Repairs) -> tuple[tuple[int, Order], ...]:
     """The known outputs with the order that the layer's have here: a probe knows the order for its own sizes only."""
     found = [(position, order_of(case.outputs[position])) for position, _ in known.reordered_outputs]
     return tuple([(position, order) for position, order in found if order is not None])

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ...errors import FxKernelsError, KernelRuntimeError
-from .case import Case, Run
+from .kernel_case import KernelCase, Run
 from .layouts import kinds
 from .memory import clone, separated
 from .names import digest, operator_name, text_of_graph, text_of_state, text_of_value, text_of_values
@@ -44,7 +44,7 @@ class Entry:
         paths: Where the calls stand that use the entry.
     """
 
-    case: Case
+    case: KernelCase
     repairs: Repairs = Repairs()
     kept: frozenset[int] = frozenset()
     own: OwnBackward | None = None
@@ -98,7 +98,7 @@ class Opaque:
         case: Its case, with the example values.
     """
 
-    def __init__(self, entry: Entry, case: Case) -> None:
+    def __init__(self, entry: Entry, case: KernelCase) -> None:
         own = entry.own
         self._case, self._own = entry.case, own
         self.key = _key(entry, case)
@@ -238,7 +238,7 @@ def _entry(key: str) -> Entry:
     return entry
 
 
-def _operator(role: str, implementation: Callable[..., Any], fake: Callable[..., Any], case: Case, results: int) -> Any:
+def _operator(role: str, implementation: Callable[..., Any], fake: Callable[..., Any], case: KernelCase, results: int) -> Any:
     arguments = kinds(case.inputs)
     name = operator_name(case.kernel, role, *arguments, str(results))
     given = "".join(f"{kind} a{n}, " for n, kind in enumerate(arguments))
@@ -246,7 +246,7 @@ def _operator(role: str, implementation: Callable[..., Any], fake: Callable[...,
     return _registered(name, f"({given}str entry) -> {returned}", implementation, fake)
 
 
-def _backward_operator(case: Case) -> Any:
+def _backward_operator(case: KernelCase) -> Any:
     name = operator_name(case.kernel, "backward", *kinds(case.inputs))
     schema = "(Tensor[] gradients, Tensor[] saved, SymInt[] sizes, float[] numbers, str entry) -> Tensor[]"
 
@@ -281,13 +281,13 @@ def _registered(name: str, schema: str, implementation: Callable[..., Any], fake
         return _operators[name]
 
 
-def _key(entry: Entry, case: Case) -> str:
+def _key(entry: Entry, case: KernelCase) -> str:
     """Equal for entries of which one may stand for the other."""
-    own, bound = entry.own, case.bound
+    own, binding = entry.own, case.binding
     parts = [
         operator_name(case.kernel),
-        text_of_state(bound.state),
-        text_of_value((bound.args, bound.kwargs, bound.tensors, bound.training)),
+        text_of_state(binding.state),
+        text_of_value((binding.args, binding.kwargs, binding.tensors, binding.training)),
         text_of_graph(case.reference),
         text_of_values(case.inputs),
         text_of_values(case.outputs),

@@ -16,7 +16,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from ...errors import KernelRuntimeError
-from .case import Case, Run, Tools
+from .kernel_case import KernelCase, Run, Tools
 from .layouts import Layout, Symbols, kinds
 from .memory import clone, clone_at, separated, span, storage_of
 from .output_order import Order, laid_out
@@ -122,7 +122,7 @@ class OwnBackward:
         tools: The private torch APIs.
     """
 
-    case: Case
+    case: KernelCase
     run: Run
     symbols: Symbols
     gradients: tuple[Layout, ...]

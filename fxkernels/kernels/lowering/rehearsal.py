@@ -15,7 +15,7 @@ import torch
 from ...errors import KernelRuntimeError
 from ...passes.miss import Miss
 from ..samples import Inputs, Sample, TensorSpec, random_like, specs_of
-from .case import Case, Run, Tools
+from .kernel_case import KernelCase, Run, Tools
 from .layouts import Choice, Layout, Symbols, choices
 from .memory import storage_of
 from .output_order import Order, order_of
@@ -40,7 +40,7 @@ class Rehearsal:
     again: str | None = None
 
 
-def rehearse(case: Case, gradient: bool, tools: Tools, known: Repairs) -> Rehearsal | Miss | str:
+def rehearse(case: KernelCase, gradient: bool, tools: Tools, known: Repairs) -> Rehearsal | Miss | str:
     """Return what the kernel does, a miss if it does what no kernel may, or why it cannot be rehearsed, as a phrase.
 
     Args:
@@ -65,7 +65,7 @@ def rehearse(case: Case, gradient: bool, tools: Tools, known: Repairs) -> Rehear
 
 @dataclass
 class _Stage:
-    case: Case
+    case: KernelCase
     symbols: Symbols
     choices: list[Choice]
     tools: Tools
@@ -280,7 +280,7 @@ def _gradient_layouts(stage: _Stage, runs: Sequence[_Run]) -> tuple[Layout, ...]
     return tuple(layouts)
 
 
-def _orders_of_incoming(case: Case) -> tuple[Order, ...]:
+def _orders_of_incoming(case: KernelCase) -> tuple[Order, ...]:
     """In which order the dimensions of each incoming gradient are to lie: as those of the output, or contiguous where that has gaps."""
     outputs = [case.outputs[case.computed[n]] for n in case.differentiable]
     return tuple(order_of(output) or tuple(range(output.dim())) for output in outputs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .case import Case, Run, Tools
+from .kernel_case import KernelCase, Run, Tools
 from .repairs import Repairs
 from .triton import Launches, call_routed
 
@@ -32,7 +32,7 @@ class Trial:
     launches: tuple[str, ...] = ()
 
 
-def try_on_fakes(case: Case, gradient: bool, tools: Tools) -> Trial:
+def try_on_fakes(case: KernelCase, gradient: bool, tools: Tools) -> Trial:
     """Run the kernel on the call's example values, and its backward if it is asked for.
 
     Args:
@@ -60,7 +60,7 @@ def try_on_fakes(case: Case, gradient: bool, tools: Tools) -> Trial:
     return Trial(seen.result, None, repairs, foreign, tuple(dict.fromkeys(launches.names)))
 
 
-def _missing_gradients(case: Case, run: Run, inputs: tuple[Any, ...], tools: Tools) -> str | None:
+def _missing_gradients(case: KernelCase, run: Run, inputs: tuple[Any, ...], tools: Tools) -> str | None:
     """Run forward and backward; return why its gradient is not a gradient of the layer."""
     found = _gradients(case, run, inputs, tools)
     if found is None:
@@ -76,7 +76,7 @@ def _missing_gradients(case: Case, run: Run, inputs: tuple[Any, ...], tools: Too
     return f"it gives no gradient for {', '.join(names)}" if names else None
 
 
-def _gradients(case: Case, run: Run, inputs: tuple[Any, ...], tools: Tools) -> list[Any] | str | None:
+def _gradients(case: KernelCase, run: Run, inputs: tuple[Any, ...], tools: Tools) -> list[Any] | str | None:
     values = [value.detach() if isinstance(value, torch.Tensor) else value for value in inputs]
     leaves = [values[n].requires_grad_() for n in case.wanted]
     with torch.enable_grad():

@@ -20,7 +20,7 @@ from .stand_in import LayerState, stand_in
 
 
 @dataclass(frozen=True, eq=False)
-class Bound:
+class Binding:
     """A kernel's arguments for one call.
 
     Args:
@@ -40,7 +40,7 @@ class Bound:
     training: bool
 
     @staticmethod
-    def of(kernel: KernelLayer, call: LayerCall) -> Bound:
+    def of(kernel: KernelLayer, call: LayerCall) -> Binding:
         """Bind the arguments of a call whose contract with the kernel has been checked."""
         origin: LayerOrigin = call.site.origin
         positions = {node: position for position, node in enumerate(external_inputs(call))}
@@ -53,7 +53,7 @@ class Bound:
             return build([inputs[value.position] if type(value) is Slot else value for value in values])
 
         tensors = dict(zip(call.tensors, values, strict=True))
-        return Bound(_slots(args, positions), _slots(kwargs, positions), build_self, tensors, state, bool(call.site.training))
+        return Binding(_slots(args, positions), _slots(kwargs, positions), build_self, tensors, state, bool(call.site.training))
 
     def kernel_call(
         self,

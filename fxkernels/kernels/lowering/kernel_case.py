@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from ..bound import Bound
+from ..binding import Binding
 from ..call import KernelCall, Slot
 from ..layer import KernelLayer
 from ..signature import forward_signature
@@ -41,7 +41,7 @@ class Case:
 
     Args:
         kernel: The kernel layer.
-        bound: How it is called.
+        binding: How it is called.
         path: Module path of the first call of this form.
         inputs: Example values of the call's inputs.
         outputs: Example values of its outputs.
@@ -52,7 +52,7 @@ class Case:
     """
 
     kernel: KernelLayer
-    bound: Bound
+    binding: Binding
     path: str
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
@@ -79,7 +79,7 @@ class Case:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """What the kernel calls its inputs."""
-        return input_names(self.kernel, self.bound, len(self.inputs))
+        return input_names(self.kernel, self.binding, len(self.inputs))
 
     @cached_property
     def light(self) -> Case:
@@ -95,9 +95,9 @@ class Case:
         call = KernelCall(
             self.kernel,
             self.path,
-            build_self=self.bound.build_self,
-            args=self.bound.args,
-            kwargs=self.bound.kwargs,
+            build_self=self.binding.build_self,
+            args=self.binding.args,
+            kwargs=self.binding.kwargs,
             reference=self.reference,
             outputs=len(self.outputs),
             differentiable=False,
@@ -123,12 +123,12 @@ class Case:
         return tuple(outputs[position] for position in self.computed)
 
 
-def input_names(kernel: KernelLayer, bound: Bound, count: int) -> tuple[str, ...]:
+def input_names(kernel: KernelLayer, binding: Binding, count: int) -> tuple[str, ...]:
     """Return what a kernel calls the inputs of a call: names of its parameters, and of the layer's tensors."""
     names = [f"input {position}" for position in range(count)]
     parameters = list(forward_signature(kernel.cls).parameters)
-    named = [(parameters[min(number, len(parameters) - 1)], value) for number, value in enumerate(bound.args)]
-    for name, value in (*named, *bound.kwargs.items(), *((f"self.{name}", value) for name, value in bound.tensors.items())):
+    named = [(parameters[min(number, len(parameters) - 1)], value) for number, value in enumerate(binding.args)]
+    for name, value in (*named, *binding.kwargs.items(), *((f"self.{name}", value) for name, value in binding.tensors.items())):
         for slot in _slots(value):
             names[slot.position] = name
     return tuple(names)
