@@ -292,9 +292,11 @@ def hubkernels(
 
 
 def _device_types(gm: fx.GraphModule) -> frozenset[str]:
-    """The types of the devices that a captured graph computes on."""
-    values = [example(node) for node in gm.graph.nodes]
-    return frozenset(value.device.type for value in values if isinstance(value, torch.Tensor))
+    """The types of the devices that a captured graph computes on: those of what it reads, or if it reads no tensor, of all its values."""
+    read = [example(node) for node in gm.graph.nodes if node.op in ("placeholder", "get_attr")]
+    tensors = [value for value in read if isinstance(value, torch.Tensor)]
+    values = tensors or [value for value in map(example, gm.graph.nodes) if isinstance(value, torch.Tensor)]
+    return frozenset([value.device.type for value in values])
 
 
 def _unchanged(tensor: torch.Tensor) -> torch.Tensor:

@@ -78,10 +78,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
-    """One repository that the mapping offers for a call, and what its gates have answered.
+    """One kernel that may replace a call, and what its gates have answered.
 
     Args:
-        name: The repository and layer, as far as the mapping tells them.
+        name: What it is called before it is loaded.
         gates: The answers, in order; the last one may have failed, and any may be unknown.
         kernel: The identity of the kernel layer, once it is loaded; for the passes an opaque value.
     """

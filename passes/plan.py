@@ -41,7 +41,7 @@ class Decision:
         misses: Every miss on the way, in the order in which candidates were asked; the first one is the reason of a call that missed.
         replacement: Present exactly if the status is ``rewritten``.
         gates: What the gates have answered of the call itself.
-        candidates: The repositories that were asked for a kernel, in order; the last one is the one that is taken, if any is.
+        candidates: The kernels that may replace it, in the order in which they were asked; the last one is taken, if any is.
         use: The kernel that is taken, and how it is used; for the passes an opaque value.
         description: The call before and after in words; for the passes an opaque value.
     """

@@ -36,7 +36,7 @@ class Tools(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class KernelCase:
     """One kernel and one form of call.
 
     Args:
@@ -82,7 +82,7 @@ class Case:
         return input_names(self.kernel, self.binding, len(self.inputs))
 
     @cached_property
-    def light(self) -> Case:
+    def light(self) -> KernelCase:
         """The same without its example values, which keep the whole capture alive: of those, kinds and gradients stay."""
         return replace(self, inputs=tuple(map(_stub, self.inputs)), outputs=tuple(map(_stub, self.outputs)))
 
