@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,22 +64,19 @@ class Neighbourhood:
         """Equal for two neighbourhoods exactly if they compute the same function of their inputs; see `structure_of`."""
         return structure_of((*self.before, *self.call.region, *self.after), self.inputs, self.outputs), len(self.before)
 
-    def graph(self, owner: fx.GraphModule, replacement: Replacement | None = None) -> fx.GraphModule:
+    def graph(self, owner: fx.GraphModule, replacements: Mapping[LayerCall, Replacement] = MappingProxyType({})) -> fx.GraphModule:
         """Return it as a module from its inputs to a tuple of its outputs.
 
         Args:
-            owner: The module whose graph the call stands in.
-            replacement: What takes the place of the call's region; None keeps it.
+            owner: The module whose graph has the call.
+            replacements: What takes the place of the call's region, or of the regions of calls inside it.
         """
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         for number, node in enumerate(self.inputs):
             copies[node] = graph.placeholder(f"input_{number}")  # a name of the model's would tell equal neighbourhoods apart
         _copy(graph, self.before, copies)
-        if replacement is None:
-            _copy(graph, self.call.region, copies)
-        else:
-            _put(graph, replacement, self.call, copies)
+        _copy(graph, self.call.region, copies, replacements)
         _copy(graph, self.after, copies)
         graph.output(tuple(copies[node] for node in self.outputs))
         return fx.GraphModule(owner, graph, class_name="Neighbourhood")
@@ -220,9 +218,20 @@ def _is_used_outside(node: fx.Node, inside: frozenset[fx.Node]) -> bool:
     return any(user not in inside for user in node.users)
 
 
-def _copy(graph: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]) -> None:
+def _copy(
+    graph: fx.Graph,
+    nodes: Iterable[fx.Node],
+    copies: dict[fx.Node, fx.Node],
+    replacements: Mapping[LayerCall, Replacement] = MappingProxyType({}),
+) -> None:
+    """Copy the nodes; a kernel is put where the last operation of the region that it replaces is."""
+    replaced = frozenset[fx.Node]().union(*(call.inside for call in replacements))
+    last = {call.last: call for call in replacements}
     for node in nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node in last:
+            _put(graph, replacements[last[node]], last[node], copies)
+        elif node not in replaced:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
 
 
 def _put(graph: fx.Graph, replacement: Replacement, call: LayerCall, copies: dict[fx.Node, fx.Node]) -> None:

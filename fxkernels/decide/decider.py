@@ -29,7 +29,7 @@ from ..passes.miss import Miss
 from ..passes.neighbourhood import Neighbours
 from ..passes.plan import Decision, Replacement, Status
 from ..passes.reference import reference_of
-from ..passes.region import external_inputs
+from ..passes.region import REGION, external_inputs
 from .call_gates import FILTER, CallInQuestion, Question, device_of
 from .candidate_gates import Candidate
 from .decision_cache import DecisionCache
@@ -114,24 +114,30 @@ class Decider:
             call: The call.
             conflict: Why its region cannot be replaced beside the calls that are rewritten already, if it cannot.
         """
+        gates, key, found, description = self._asked(call, conflict)
+        if found is None:
+            status: Status = "excluded" if gates[-1].name == FILTER.name else "missed"
+            misses = tuple([gate.miss for gate in gates if gate.miss is not None])
+            return Decision(status, misses, gates=gates, description=description)
+        if found.taken is not None and self.options.measures(device_of(call)):
+            found = self._select(found, call, key)
+        return self._decision(found, call, gates)
+
+    def _asked(
+        self, call: LayerCall, conflict: Miss | None = None
+    ) -> tuple[tuple[GateResult, ...], Hashable, _OfForm | None, Description | None]:
+        """What the gates of a call have answered; the key of its form, and what all calls of the form come to, unless a gate has failed."""
         this = CallInQuestion(call, self.options, self.cache, self._only_computes, conflict)
         gates = _answers(ASKED_OF_A_CALL, this)
-        if (miss := gates[-1].miss) is not None:
-            status: Status = "excluded" if gates[-1].name == FILTER.name else "missed"
-            described = self._description(this) if gates[-1].name == "region" else None
-            return Decision(status, (miss,), gates=gates, description=described)
+        if gates[-1].outcome == "failed":
+            return gates, None, None, self._description(this) if gates[-1].name == REGION.name else None
         if not call.site.arguments_known:  # since nothing is mapped to its name
-            gates = (*gates, *_answers(ASKED_OF_A_FORM, this))
-            return Decision("missed", tuple([gate.miss for gate in gates if gate.miss is not None]), gates=gates)
-        autocast = self._autocast_at(call)
-        form = CallForm.of(call, this.structure, autocast)
+            return (*gates, *_answers(ASKED_OF_A_FORM, this)), None, None, None
+        form = CallForm.of(call, this.structure, self._autocast_at(call))
         key = (form, self._planned.entry(call) if self._planned is not None else None)
-        found = self._forms.get(key)
-        if found is None:
-            found = self._forms[key] = self._decide_form(this, form)
-        if found.taken is not None and self.options.measures(device_of(call)):
-            found = self._select(found, call, key, autocast)
-        return self._decision(found, call, gates)
+        if key not in self._forms:
+            self._forms[key] = self._decide_form(this, form)
+        return gates, key, self._forms[key], None
 
     # --- what all calls of a form come to ----------------------------------------------------------------------------------------------
 
@@ -155,19 +161,24 @@ class Decider:
                 return _OfForm(gates, candidates[:number], reference)
         return _OfForm(gates, candidates, reference)
 
-    def _select(self, found: _OfForm, call: LayerCall, key: Hashable, autocast: torch.dtype | None) -> _OfForm:
+    def _select(self, found: _OfForm, call: LayerCall, key: Hashable) -> _OfForm:
         """The same for calls that also have neighbours of one form: of the candidates that fit, the one that is worth it is taken."""
         if call.graph not in self._neighbours:
             self._neighbours[call.graph] = Neighbours(call.graph)
         around = self._neighbours[call.graph].of(call)
-        full_key = (key, around.structure, tuple([metadata(example(node)) for node in around.inputs]))
+        inside = {each: (form, of_form) for each in self.calls if each.parent is call for _, form, of_form, _ in [self._asked(each)]}
+        values = tuple([metadata(example(node)) for node in around.inputs])
+        full_key = (key, around.structure, values, tuple([form for form, _ in inside.values()]))
         if full_key not in self._forms:
+            references = {call: found.reference} | {each: of_form.reference for each, (_, of_form) in inside.items() if of_form}
+            inner = {each: of_form.taken for each, (_, of_form) in inside.items() if of_form and of_form.taken}
+            inner = {each: candidate for each, candidate in inner.items() if candidate.outcome == "passed"}
 
-            def replacement_of(candidate: Candidate) -> Replacement:
-                copied = self._copied(candidate, call)
-                return Replacement(self._kernel_call(candidate, found.reference, call, copied), external_inputs(call))
+            def replacement_of(candidate: Candidate, of: LayerCall) -> Replacement:
+                target = self._kernel_call(candidate, references[of], of, self._copied(candidate, of))
+                return Replacement(target, external_inputs(of))
 
-            selection = Selection(found.candidates, around, call.module, replacement_of, autocast)
+            selection = Selection(found.candidates, around, call.module, replacement_of, self._autocast_at(call), inner)
             results = selection.results(self.options, self.cache.budget)
             weighed = [replace(each, gates=[*each.gates, *filter(None, [results.get(each)])]) for each in found.candidates]
             # Of several of which the times are not known, the one that the mapping prefers is last, where the one that is taken is.

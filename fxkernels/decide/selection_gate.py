@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import filterfalse
 
 import torch
@@ -14,6 +14,7 @@ from ..kernels.samples import TensorSpec, hints_of, specs_of
 from ..options import Options
 from ..passes.example_values import example
 from ..passes.gate import GateResult
+from ..passes.layer_call import LayerCall
 from ..passes.miss import Miss
 from ..passes.neighbourhood import Neighbourhood
 from ..passes.plan import Replacement
@@ -21,6 +22,7 @@ from ..selection import Budget, Contest, Results, known, measure
 from ..selection.results import SELECTION
 from .candidate_gates import Candidate
 
+_INSIDE = "the kernels of the calls inside it"
 _UNKNOWN = SELECTION.unknown("there is no record of its time; nothing is run to explain")
 
 
@@ -32,15 +34,17 @@ class Selection:
         candidates: All candidates for it, in the order of preference, those that were turned away among them.
         around: The neighbourhood of the first call of this form.
         owner: The module whose graph it is in.
-        replacement_of: From a candidate that passed to what would take the region's place.
+        replacement_of: From a candidate that passed, and a call, to what would take the place of the call's region.
         autocast: The dtype to which autocast is set there; None if it is off.
+        inner: For calls inside this one, the candidates that they would get; together they are one more contestant.
     """
 
     candidates: Sequence[Candidate]
     around: Neighbourhood
     owner: fx.GraphModule
-    replacement_of: Callable[[Candidate], Replacement]
+    replacement_of: Callable[[Candidate, LayerCall], Replacement]
     autocast: torch.dtype | None
+    inner: Mapping[LayerCall, Candidate] = field(default_factory=dict)
 
     def results(self, options: Options, budget: Budget) -> dict[Candidate, GateResult]:
         """Return the gate's answer for each candidate that was not turned away before."""
@@ -69,7 +73,7 @@ class Selection:
         if name == winner:
             return SELECTION.passed(told)
         times = {"original_us": found.original.microseconds, "kernel_us": found.kernels[name].microseconds}
-        faster = f"; {winner.rpartition(' ')[0]} is faster" if winner is not None else ""
+        faster = f"; {winner.rpartition(' ')[0]} {'are' if winner.startswith(_INSIDE) else 'is'} faster" if winner is not None else ""
         said = {"kernel": kernel, "told": told, "faster": faster}
         return SELECTION.failed(Miss("not_profitable", "{kernel} takes {told}{faster}", {**said, **times}))
 
@@ -87,12 +91,17 @@ class Selection:
         places = frozenset(position for position, node in enumerate(around.inputs) if node in of_layer)
         inputs = specs_of(values, sizes, places, self._gradient)
 
-        def with_kernel(candidate: Candidate) -> Callable[[], fx.GraphModule]:
-            return lambda: around.graph(owner, self.replacement_of(candidate))
+        def with_kernels(candidates: Mapping[LayerCall, Candidate]) -> Callable[[], fx.GraphModule]:
+            return lambda: around.graph(owner, {call: self.replacement_of(each, call) for call, each in candidates.items()})
 
+        kernels = {_name(each): with_kernels({around.call: each}) for each in fitting}
+        names = {_name(each): str(each.loaded.identity) for each in fitting}
+        if self.inner:
+            together = f"{_INSIDE} {digest(*map(_name, self.inner.values()))}"
+            kernels[together], names[together] = with_kernels(self.inner), _INSIDE
         return Contest(
             original=lambda: around.graph(owner),
-            kernels={_name(each): with_kernel(each) for each in fitting},
+            kernels=kernels,
             inputs=inputs,
             gradient=self._gradient,
             device=next(torch.device(value.device) for value in inputs if isinstance(value, TensorSpec)),
@@ -100,7 +109,7 @@ class Selection:
             autocast=self.autocast,
             path=around.call.site.path,
             around=len(around.before) + len(around.after),
-            names={_name(each): str(each.loaded.identity) for each in fitting},
+            names=names,
         )
 
 

@@ -158,7 +158,7 @@ def test_a_kernel_takes_the_regions_place_in_the_graph_of_a_neighbourhood() -> N
     def kernel(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return x * 10 + weight
 
-    module = found.graph(fx.GraphModule(build.root, graph), Replacement(kernel, external_inputs(found.call)))
+    module = found.graph(fx.GraphModule(build.root, graph), {found.call: Replacement(kernel, external_inputs(found.call))})
     values = {"x": torch.randn(4, 8), "weight": torch.rand(8)}
     (result,) = module(*(values[node.name] for node in found.inputs))
     torch.testing.assert_close(result, F.relu(-values["x"] * 10 + values["weight"]))

@@ -18,7 +18,7 @@ from layers import Stack
 from paced_models import Chain, example, one_thread, paced
 from torch._dynamo.exc import BackendCompilerFailed
 
-from fxkernels import KernelizeFallback, hubkernels
+from fxkernels import Fusion, KernelizeFallback, Layer, hubkernels, use_fusions
 from fxkernels.backend import HubKernels
 from fxkernels.dry_run import dry_run
 from fxkernels.options import Options
@@ -340,3 +340,24 @@ def test_the_bar_goes_away_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
     assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")  # the cursor is back
     assert budget.spent > 0
+
+
+class ScaledRelu(Fusion):
+    scale = Layer("Scaling")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(x).relu()
+
+
+@pytest.mark.parametrize(("fused", "inner", "faster"), [("BriskRelu", "Quick", "inner"), ("QuickRelu", "Brisk", "fused")])
+def test_a_fused_kernel_has_to_be_faster_than_the_kernels_of_the_calls_inside_it(fused: str, inner: str, faster: str) -> None:
+    mapping = {**paced(inner), "ScaledRelu": {"cpu": repository("paces", fused)}}
+    with use_fusions(ScaledRelu):
+        calls = {call.key: call for call in run(hubkernels(inner="eager", select="measured", mapping=mapping))}
+    around = next(call for call in calls.values() if call.layer_name == "ScaledRelu")
+    within = calls["scale#0"]
+    if faster == "fused":
+        assert (around.status, within.status) == ("rewritten", "covered")
+    else:
+        assert (around.status, within.status) == ("missed", "rewritten")
+        assert "; the kernels of the calls inside it are faster" in str(around.miss)
