@@ -225,14 +225,14 @@ def marked_graph() -> fx.GraphModule:
     """The graph of a one-layer Llama as capture leaves it, with five layer calls between their markers."""
     from fxkernels.backend import HubKernels
     from fxkernels.options import Options
-    from fxkernels.passes.plan import Plan
+    from fxkernels.passes.pipeline import State
 
     kept: list[fx.GraphModule] = []
 
     class Capture(HubKernels):
-        def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> Plan:
+        def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> State:
             kept.append(gm)
-            return Plan()
+            return State(gm)
 
     torch._dynamo.reset()
     backend = Capture(Options.of(inner="eager", mapping=everything_mapped()))

@@ -19,6 +19,7 @@ from .capture.paths import ModulePaths
 from .compositions import compositions, names_of_atoms
 from .constraints.gate import OnDepends
 from .decide import Decider, DecisionCache
+from .dropped_output import with_dropped
 from .dump import dump_in_environment
 from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
 from .fallback import KernelizeFallback
@@ -33,7 +34,7 @@ from .passes.fuse import Matched
 from .passes.layer_call import LayerCall
 from .passes.miss import Miss
 from .passes.pipeline import State, compiler
-from .passes.plan import DecideCall, Decision, Plan, plan_rewrites
+from .passes.plan import DecideCall, Decision, plan_rewrites
 from .report.counters import RunCounters, counted
 from .report.recorder import About, Recorder
 from .report.report import Report
@@ -156,31 +157,40 @@ class HubKernels:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
         # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
         with _torch.said_plainly(), self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
-            plan = self.rewrite(gm, mode)
+            state = self.rewrite(gm, mode)
         if self.session.runner is not None:
-            return self.session.runner(gm)
+            return with_dropped(self.session.runner(gm), state.dropped, self.options.drop_outputs)
         inner = replace(self.options, inner_mode=mode or self.options.inner_mode).compiler if self.options.edit else Inner("eager")
         compile_inner = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
         with _torch.said_plainly(), _torch.cacheable(gm):
-            compiled = compile_inner(gm, example_inputs)
-        return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for call, decision in plan])
+            compiled = with_dropped(compile_inner(gm, example_inputs), state.dropped, self.options.drop_outputs)
+        return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for call, decision in state.plan])
 
-    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> Plan:
-        """Take a captured graph, and the graphs nested in it, through the passes. Return the plan.
+    def rewrite(self, gm: fx.GraphModule, mode: str | None = None) -> State:
+        """Take a captured graph, and the graphs nested in it, through the passes. Return what they have found and done.
 
         Args:
             gm: The graph.
             mode: The mode that `torch.compile` was given, for the inner compiler.
         """
         run = compiler(
-            compositions(self._fusions_on(_device_types(gm)), self.paths, self, parts_only=self.parts_only),
+            compositions(
+                self._fusions_on(_device_types(gm)),
+                self.paths,
+                self,
+                parts_only=self.parts_only,
+                drop_outputs=self.options.drop_outputs,
+            ),
             functools.partial(self._decider, mode),
             functools.partial(self._record, mode),
             reorder=_torch.in_canonical_order,
             edit=self.options.edit,
             observer=dump_in_environment(),
         )
-        return run(gm).plan
+        state = run(gm)
+        for position in state.dropped:
+            self.session.recorder.note(f"output {position} of a graph is not computed: drop_outputs= says that nothing reads it")
+        return state
 
     def _decider(self, mode: str | None, calls: tuple[LayerCall, ...]) -> DecideCall:
         """What decides each call as the backend wants it for which it was marked."""
@@ -249,6 +259,7 @@ def hubkernels(
     select: Select | None = None,
     select_budget: float = 120.0,
     plan: str | Path | TunedPlan | None = None,
+    drop_outputs: str | Iterable[str] = (),
 ) -> HubKernels:
     """Return a backend for ``torch.compile(model, backend=...)``. It can be copied and pickled; `.report` says what it did.
 
@@ -278,6 +289,9 @@ def hubkernels(
             budget is used up keeps the original layer.
         plan: A file that ``fxkernels tune`` has written, read now: it says which kernel runs where, and nothing is measured. What of it
             does not fit any more (another version, device or input, a kernel that is gone) keeps the original layer, and a warning says so.
+        drop_outputs: Layer names of fusions whose inner values the model returns and nothing reads: ``"linear_cross_entropy"`` for a
+            training step that reads the loss only. Where a kernel runs, the model returns a `DroppedOutput` instead of the logits, which
+            raises an error when it is read.
 
     Raises:
         ValueError, TypeError: For a mapping, mode or flag that makes no sense, see `KernelMapping.of`.

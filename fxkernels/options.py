@@ -56,7 +56,7 @@ def _flag(name: str, given: Any) -> bool:
     return given
 
 
-def _globs(name: str, given: Any) -> tuple[str, ...]:
+def _names(name: str, given: Any) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -96,8 +96,8 @@ class Options:
     mapping: KernelMapping | None = _public(None, _optional(KernelMapping.of))
     kernel_mode: Mode | None = _public(None, _optional(_kernel_mode))
     use_fallback: KernelizeFallback = _public(KernelizeFallback.DEFAULT, lambda name, given: KernelizeFallback.of(given))
-    only: tuple[str, ...] = _public((), _globs)
-    exclude: tuple[str, ...] = _public((), _globs)
+    only: tuple[str, ...] = _public((), _names)
+    exclude: tuple[str, ...] = _public((), _names)
     lockfile: Lock | None = _public(None, _optional(lock_of))
     opaque: bool = _public(True, _flag)
     backward: Backward = _public("fallback", _one_of(*BACKWARDS))
@@ -107,6 +107,7 @@ class Options:
     select: Select | None = _public(None, _one_of(None, *SELECTS))
     select_budget: float = _public(120.0, _seconds)
     plan: TunedPlan | None = _public(None, _optional(plan_of))
+    drop_outputs: tuple[str, ...] = _public((), _names)
     device: str | None = _internal(None, _optional(lambda given: Device(given).type))
     declared: bool = _internal(False)
     edit: bool = _internal(True)

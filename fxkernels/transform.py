@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,7 @@ def kernelize(
     example_kwargs: Mapping[str, Any] | None = None,
     lockfile: str | Path | None = None,
     counters: bool = False,
+    drop_outputs: str | Iterable[str] = (),
 ) -> nn.Module:
     """Return a copy of `model` whose annotated layers run Hub kernels; `model` itself is untouched.
 
@@ -77,6 +78,7 @@ def kernelize(
         lockfile: An ``fxkernels.lock``, which is read now. Every repository of the mapping is loaded as it says, at the locked commit and
             with the locked files; one that it does not have is refused. What ships with this library need not be in it.
         counters: Whether to count how often each call runs its kernel or the original layer, in ``.report.ran``.
+        drop_outputs: Layer names of fusions whose inner values the model returns and nothing reads, see `hubkernels`.
 
     Raises:
         ValueError: If no device is given and the model has no parameters that tell it, or for an unknown device, mode or capture.
@@ -106,6 +108,7 @@ def kernelize(
         verify=verify,
         on_depends=on_depends,
         counters=counters,
+        drop_outputs=drop_outputs,
     )
     if options.device is None:
         _check_device(model)

@@ -62,12 +62,14 @@ class State:
         calls: The layer calls in these graphs.
         matched: How often each composition was found in each of these graphs.
         plan: One decision for each call.
+        dropped: The positions of the outputs that the captured graph had and no longer has.
     """
 
     module: fx.GraphModule
     calls: tuple[LayerCall, ...] = ()
     matched: tuple[Matched, ...] = ()
     plan: Plan = field(default_factory=Plan)
+    dropped: tuple[int, ...] = ()
 
     @cached_property
     def modules(self) -> tuple[fx.GraphModule, ...]:
@@ -182,7 +184,9 @@ class FindFused:
         matched: list[Matched] = []
         for each in state.modules:
             own = tuple([call for call in state.calls if call.graph is each.graph])
-            found, of_each = find_fused_calls(each.graph, own, self.compositions, counts)
+            # A graph that is nested in another returns to that, which reads all it gets.
+            compositions = [replace(of, drops_outputs=of.drops_outputs and each is state.module) for of in self.compositions]
+            found, of_each = find_fused_calls(each.graph, own, compositions, counts)
             calls += found
             matched += of_each
         return replace(state, calls=tuple(calls), matched=tuple(matched))
@@ -213,12 +217,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Every call that is to be rewritten is one call of its kernel. Of other nodes only places may have changed, see `Placement`."""
+    """Every call that is to be rewritten is one call of its kernel. Of other nodes only places may have changed, see `Placement`, and the
+    captured graph may return less, see `LayerCall.drops_outputs`."""
 
     name: ClassVar[str] = "rewrite"
 
     def __call__(self, state: State) -> State:
-        rewrite(state.plan)
+        dropped = rewrite(state.plan)
         for module in dict.fromkeys(call.module for call, _ in state.plan.rewrites):
             module.recompile()
-        return state
+        return replace(state, dropped=dropped)

@@ -46,6 +46,7 @@ ROOMS: tuple[str, ...] = (
     # what is done with a model
     "report",
     "dump",
+    "dropped_output",
     "compositions",
     "backend",
     "dry_run",

@@ -130,7 +130,7 @@ def test_a_call_that_runs_a_kernel_is_not_missed() -> None:
         ),
         (
             lambda report: assert_missed(report, "model.norm", code="dtyp"),
-            "there is no miss code 'dtyp'; did you mean 'dtype'? they are listed in passes/miss.py",
+            "there is no miss code 'dtyp'; did you mean 'dtype'? decide/gates.py lists them",
         ),
         (
             lambda report: assert_rewritten(Report(pending=True), RMSNorm=1),

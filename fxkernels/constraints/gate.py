@@ -26,7 +26,7 @@ from .vocabulary import CALLABLE, TARGET_FACTS
 
 _CODES = dict.fromkeys(word.code for word in (*CALLABLE.values(), *TARGET_FACTS.values()))
 
-CONSTRAINTS = Gate("constraints", "candidate", (*_CODES, "dynamic_shape"))
+CONSTRAINTS = Gate("constraints", "candidate", (*_CODES, "dynamic_shape", "signature", "missing_attribute"))
 """Does the call meet what the kernel demands?"""
 
 OnDepends = Literal["guard", "miss"]

@@ -66,6 +66,8 @@ def hint_for(miss: Miss, call: CallReport) -> str:
             return _capture(str(miss.data.get("reason", "")))
         case "untrusted" | "offline":
             return _fetch(miss)
+        case "escape" if miss.data.get("user") == "output":
+            return f"{_PHRASES['escape'].format_map(miss.data)}, or with drop_outputs={call.layer_name!r} if nothing reads it"
         case "no_device" if "asked" in miss.data:
             return "with device={device!r}, or without device=".format(**miss.data)
     return _PHRASES.get(miss.code, "").format_map(_Known(miss.data))

@@ -19,7 +19,7 @@ from fxkernels.admission.probe import probe
 from fxkernels.admission.probe_case import integer_highs, shrunk
 from fxkernels.admission.wire import from_bytes, to_bytes
 from fxkernels.kernels.call import Slot
-from fxkernels.kernels.lowering import case as case_module
+from fxkernels.kernels.lowering import kernel_case as case_module
 from fxkernels.kernels.samples import TensorSpec, specs_of
 
 MAPPING = {"RMSNorm": {"cpu": repository("norms", "RMSNorm")}}
@@ -29,13 +29,13 @@ MAPPING = {"RMSNorm": {"cpu": repository("norms", "RMSNorm")}}
 def cases(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The cases that are decided while a test compiles something."""
     found: list[Any] = []
-    original = case_module.Case.__init__
+    original = case_module.KernelCase.__init__
 
     def noted(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         found.append(self)
 
-    monkeypatch.setattr(case_module.Case, "__init__", noted)
+    monkeypatch.setattr(case_module.KernelCase, "__init__", noted)
     return found
 
 

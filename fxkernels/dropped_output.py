@@ -1,0 +1,69 @@
+"""What a model returns in the place of an output that is not computed, because ``drop_outputs=`` says that nothing reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from .errors import FxKernelsError
+
+
+class DroppedOutputError(FxKernelsError):
+    """Something reads an output of a model that was dropped."""
+
+
+class DroppedOutput:
+    """An output that was not computed. It can be handed on; whatever is done with it raises an error.
+
+    Args:
+        layer_names: The layer names that ``drop_outputs=`` has.
+    """
+
+    def __init__(self, layer_names: Sequence[str]) -> None:
+        self._layer_names = tuple(layer_names)
+
+    def __repr__(self) -> str:
+        return f"DroppedOutput({', '.join(self._layer_names)})"
+
+    def _refuse(self, *args: object) -> NoReturn:
+        raise DroppedOutputError(
+            "this output of the model was not computed, since a kernel computes what it is needed for without it\n"
+            f"  drop_outputs={self._layer_names!r} said that nothing reads it; leave that out to get it."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # copy, pickle and others look for protocols
+        self._refuse()
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        found = next(value for value in (*args, *(kwargs or {}).values()) if isinstance(value, cls))
+        found._refuse()
+
+    __getitem__ = __iter__ = __len__ = __bool__ = __float__ = __array__ = _refuse
+    __add__ = __sub__ = __mul__ = __truediv__ = __matmul__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rmatmul__ = _refuse
+
+
+def with_dropped(compiled: Callable[..., Any], positions: Sequence[int], layer_names: Sequence[str]) -> Callable[..., Any]:
+    """Return a compiled graph with `DroppedOutput` where outputs were dropped.
+
+    Args:
+        compiled: The compiled graph, which returns the other outputs.
+        positions: Where the dropped ones were, ascending.
+        layer_names: The layer names that ``drop_outputs=`` has.
+    """
+    if not positions:
+        return compiled
+    dropped = DroppedOutput(layer_names)
+
+    def run(*args: Any) -> tuple[Any, ...]:
+        outputs = [*compiled(*args)]
+        for position in positions:
+            outputs.insert(position, dropped)
+        return tuple(outputs)
+
+    return run

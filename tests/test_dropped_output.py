@@ -1,0 +1,108 @@
+"""Outputs of a model that are not computed, since only a rewritten call needs them and the user reads none of them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fxkernels import FxKernelsError, hubkernels, kernelize
+from fxkernels.backend import HubKernels
+from fxkernels.builtin import builtin_repository
+from fxkernels.dropped_output import DroppedOutput, DroppedOutputError
+
+MAPPING: dict[str, Any] = {"linear_cross_entropy": {"cpu": builtin_repository("linear_cross_entropy")}}
+LOSS = "linear_cross_entropy"
+
+
+@pytest.fixture(autouse=True)
+def reset() -> None:
+    torch.compiler.reset()
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 96}
+    return LlamaForCausalLM(LlamaConfig(**sizes, use_cache=False)).train()
+
+
+TOKENS = torch.arange(24).view(2, 12)
+
+
+def backend(**options: Any) -> HubKernels:
+    return hubkernels(inner="aot_eager", mapping=MAPPING, **options)
+
+
+def step(model: LlamaForCausalLM, run: Any) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
+    """The loss, the logits, and the gradients of a training step."""
+    output = run(TOKENS, labels=TOKENS)
+    model.zero_grad()
+    output.loss.backward()
+    return output.loss.detach(), output.logits, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("way", ["torch.compile", "kernelize"])
+def test_logits_that_nothing_reads_are_not_computed_and_loss_and_gradients_are_the_models(model: LlamaForCausalLM, way: str) -> None:
+    if way == "kernelize":
+        run = kernelize(model, mapping=MAPPING, drop_outputs=LOSS)
+        report = lambda: run.report  # noqa: E731
+    else:
+        chosen = backend(drop_outputs=LOSS)
+        run = torch.compile(model, backend=chosen)
+        report = lambda: chosen.report  # noqa: E731
+    loss, logits, gradients = step(model, run)
+    expected, _, theirs = step(model, model)
+    assert isinstance(logits, DroppedOutput)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, theirs)
+    assert [call.layer_name for call in report().rewritten] == [LOSS]
+    assert "output 1 of a graph is not computed: drop_outputs= says that nothing reads it" in report().notes
+
+
+def test_without_the_option_the_call_misses_and_the_report_names_it(model: LlamaForCausalLM) -> None:
+    chosen = backend()
+    _, logits, _ = step(model, torch.compile(model, backend=chosen))
+    torch.testing.assert_close(logits, model(TOKENS).logits)
+    (call,) = [call for call in chosen.report.calls if call.layer_name == LOSS]
+    assert call.miss is not None
+    assert call.miss.code == "escape"
+    assert "or with drop_outputs='linear_cross_entropy' if nothing reads it" in " ".join(str(chosen.report.why(call.path)).split())
+
+
+def test_where_no_kernel_runs_the_model_returns_its_logits(model: LlamaForCausalLM) -> None:
+    chosen = backend(drop_outputs=LOSS, exclude="*")
+    _, logits, _ = step(model, torch.compile(model, backend=chosen))
+    torch.testing.assert_close(logits, model(TOKENS).logits)
+    assert chosen.report.rewritten == ()
+
+
+def test_without_labels_the_logits_are_what_the_model_is_asked_for(model: LlamaForCausalLM) -> None:
+    run = torch.compile(model, backend=backend(drop_outputs=LOSS))
+    torch.testing.assert_close(run(TOKENS).logits, model(TOKENS).logits)
+
+
+USES: dict[str, Any] = {
+    "an attribute": lambda dropped: dropped.shape,
+    "a method": lambda dropped: dropped.argmax(-1),
+    "an index": lambda dropped: dropped[:, -1],
+    "a function of torch": lambda dropped: torch.softmax(dropped, -1),
+    "arithmetic": lambda dropped: 2.0 * dropped,
+    "its length": len,
+    "a loop": list,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_reading_a_dropped_output_is_an_error_that_names_the_option(use: str) -> None:
+    with pytest.raises(DroppedOutputError, match="was not computed") as raised:
+        USES[use](DroppedOutput([LOSS]))
+    assert "drop_outputs=('linear_cross_entropy',) said that nothing reads it" in str(raised.value)
+    assert isinstance(raised.value, FxKernelsError)
+
+
+def test_a_dropped_output_can_be_handed_on_shown_and_copied() -> None:
+    assert repr(copy.deepcopy(DroppedOutput([LOSS]))) == "DroppedOutput(linear_cross_entropy)"
