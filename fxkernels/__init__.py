@@ -21,8 +21,8 @@ from .target import Target
 if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
-    from .culprit.bisection import bisect
-    from .culprit.numerics import numerics
+    from .debug.bisection import bisect
+    from .debug.numerics import numerics
     from .explaining import explain
     from .fusion import ANY, Fusion, Layer, alternative, one_of, register_fusion, use_fusions
     from .report.publish import last_report
@@ -37,13 +37,13 @@ _LAZY = {
     "Layer": "fusion",
     "Report": "report.report",
     "alternative": "fusion",
-    "bisect": "culprit.bisection",
+    "bisect": "debug.bisection",
     "builtin_mapping": "builtin",
     "explain": "explaining",
     "hubkernels": "backend",
     "kernelize": "transform",
     "last_report": "report.publish",
-    "numerics": "culprit.numerics",
+    "numerics": "debug.numerics",
     "one_of": "fusion",
     "original": "transform",
     "register_fusion": "fusion",

@@ -53,7 +53,7 @@ ROOMS: tuple[str, ...] = (
     "kernelized",
     "transform",
     "tuning",
-    "culprit",
+    "debug",
     # what users and programs call
     "__init__",
     "testing",
@@ -161,7 +161,7 @@ def test_private_torch_apis_are_recognised(source: str, private: bool, tmp_path:
         ("import fxkernels.hub.remote.trust", "fxkernels.hub.remote.trust"),
         ("def late():\n    from ..transform import kernelize", "fxkernels.transform"),
         ("if TYPE_CHECKING:\n    from ..transform import kernelize", "fxkernels.transform"),
-        ('importlib.import_module("fxkernels.culprit.bisection")', "fxkernels.culprit.bisection"),
+        ('importlib.import_module("fxkernels.debug.bisection")', "fxkernels.debug.bisection"),
         ('def late():\n    return import_module("..transform", __package__).kernelize', "fxkernels.transform"),
         ('__import__("fxkernels.transform")', "fxkernels.transform"),
         ("importlib.import_module(name)", None),

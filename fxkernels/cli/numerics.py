@@ -12,7 +12,7 @@ from .errors import CommandError, check_output, described
 from .factory import Example, load_example, offered_mapping, target_arguments
 
 if TYPE_CHECKING:
-    from ..culprit.deviations import Numerics
+    from ..debug.deviations import Numerics
 
 
 @click.command(short_help="Rank a model's kernels by how far they are off.")

@@ -1,4 +1,4 @@
-"""Graphs in which an instrument runs instead of each kernel: captured and planned as always, and run without an inner compiler."""
+"""Hooked models: a hook runs in place of each kernel. They are captured and planned as always, and run without an inner compiler."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ..options import Options
 from ..passes.pipeline import graph_modules
 from ..transform import kernelize, original
 
-Instrument = Callable[[KernelCall, tuple[Any, ...]], Any]
-"""What runs where a kernel would: from the kernel's call and its inputs to the tensors that the call returns."""
+KernelHook = Callable[[KernelCall, tuple[Any, ...]], Any]
+"""Runs in place of a kernel: takes its call and the inputs, and returns the outputs of the call."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A model, and what kernels it is to have.
+class ModelWithOptions:
+    """A model, and the options by which it gets its kernels.
 
     Args:
         model: The model without kernels.
-        options: What was asked of the backend.
+        options: The options of its backend.
     """
 
     model: nn.Module
     options: Options
 
     @staticmethod
-    def of(model: nn.Module, options: dict[str, Any]) -> Asked:
-        """Return what a model was kernelized with, or is to be.
+    def of(model: nn.Module, options: dict[str, Any]) -> ModelWithOptions:
+        """Return a model without its kernels, and the options by which it has them or is to get them.
 
         Args:
             model: Any module, or what `kernelize` or `torch.compile` with our backend has made of one.
@@ -56,10 +56,10 @@ class Asked:
         return found
 
 
-def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., Any], HubKernels]:
-    """Return a model that runs an instrument instead of each kernel, captured by Dynamo at the first call, and its backend."""
-    clone = clone_module(asked.model).module
-    backend = HubKernels(asked.options)
+def hooked(subject: ModelWithOptions, hook: KernelHook) -> tuple[Callable[..., Any], HubKernels]:
+    """Return a model that runs a hook in place of each kernel, captured by Dynamo at the first call, and its backend."""
+    clone = clone_module(subject.model).module
+    backend = HubKernels(subject.options)
     for path, module in clone.named_modules():
         backend.paths.put(module, path)
 
@@ -67,7 +67,7 @@ def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., An
         for owner in graph_modules(gm):
             for node in owner.graph.nodes:
                 if isinstance(node.target, KernelCall):
-                    node.target = _InPlaceOf(node.target, instrument)
+                    node.target = _HookedCall(node.target, hook)
             owner.recompile()
         return gm.forward
 
@@ -86,27 +86,27 @@ def instrumented(asked: Asked, instrument: Instrument) -> tuple[Callable[..., An
     return call, backend
 
 
-class _InPlaceOf:
-    """The target of a node: an instrument with the kernel's call in hand."""
+class _HookedCall:
+    """The target of a node: calls a hook with the kernel's call."""
 
-    def __init__(self, call: KernelCall, instrument: Instrument) -> None:
-        self._call, self._instrument = call, instrument
+    def __init__(self, call: KernelCall, hook: KernelHook) -> None:
+        self._call, self._hook = call, hook
         self.__name__, self.__qualname__, self.__module__ = call.__name__, call.__qualname__, call.__module__  # torch.fx prints it by these
 
     def __call__(self, *inputs: Any) -> Any:
-        return self._instrument(self._call, inputs)
+        return self._hook(self._call, inputs)
 
 
-def by_the_layer(call: KernelCall, inputs: tuple[Any, ...]) -> Any:
+def run_layer(call: KernelCall, inputs: tuple[Any, ...]) -> Any:
     """Return what the original layer returns instead of the kernel: one tensor, or a tuple of them."""
     outputs = call.reference(*inputs)
     return outputs[0] if len(outputs) == 1 else outputs
 
 
-def _made_with(model: nn.Module) -> Asked | None:
-    """What `kernelize` was asked for when it made this model."""
+def _made_with(model: nn.Module) -> ModelWithOptions | None:
+    """The options that `kernelize` has made this model with."""
     kernelized: Kernelized | None = vars(model).get(KERNELIZED)
-    return Asked(_in_the_mode_of(model), kernelized.backend.options) if kernelized is not None else None
+    return ModelWithOptions(_in_the_mode_of(model), kernelized.backend.options) if kernelized is not None else None
 
 
 def _in_the_mode_of(model: nn.Module) -> nn.Module:
@@ -118,8 +118,8 @@ def _in_the_mode_of(model: nn.Module) -> nn.Module:
     return plain
 
 
-def _compiled_with(model: nn.Module) -> Asked | None:
-    """What our backend was asked for when `torch.compile` made this model."""
+def _compiled_with(model: nn.Module) -> ModelWithOptions | None:
+    """The options of our backend with which `torch.compile` has made this model."""
     found = _torch.compiled_module(model)
     if found is None:
         return None
@@ -127,5 +127,5 @@ def _compiled_with(model: nn.Module) -> Asked | None:
     backend, wrapper = _torch.unwrapped_backend(compiler)
     resolve = getattr(backend, "hubkernels_for", None)
     if resolve is not None:
-        return Asked(module, resolve(wrapper).options)
+        return ModelWithOptions(module, resolve(wrapper).options)
     return _made_with(module)

@@ -17,8 +17,8 @@ from ..kernels.lowering.memory import clone
 from ..kernels.samples import random_like
 from ..report.model import ReportData
 from .deviations import CallNumerics, Deviation, Numerics
-from .instruments import Asked, by_the_layer, instrumented
-from .untouched import Untouched
+from .hooked import ModelWithOptions, hooked, run_layer
+from .preserve import PreservedModel
 
 
 def numerics(model: nn.Module, /, *args: Any, report: ReportData | None = None, **kwargs: Any) -> Numerics:
@@ -40,12 +40,12 @@ def numerics(model: nn.Module, /, *args: Any, report: ReportData | None = None, 
     Example:
         >>> print(fxkernels.numerics(model, input_ids))
     """
-    asked = Asked.of(model, {})
-    asked = replace(asked, options=replace(asked.options, fuel=None))
+    subject = ModelWithOptions.of(model, {})
+    subject = replace(subject, options=replace(subject.options, fuel=None))
     rows = _Rows()
-    run, backend = instrumented(asked, rows.measured)
+    run, backend = hooked(subject, rows.measured)
     rows.names = lambda key: _input_names(backend.report, key)
-    with Untouched(asked.model, args, kwargs, weights=False).run() as (own_args, own_kwargs):
+    with PreservedModel(subject.model, args, kwargs, weights=False).run() as (own_args, own_kwargs):
         run(*own_args, **own_kwargs)
     if not rows.calls:
         raise ValueError(
@@ -72,7 +72,7 @@ class _Rows:
 
     def measured(self, call: KernelCall, inputs: tuple[Any, ...]) -> Any:
         """Return what the layer returns, having compared the kernel with it."""
-        outputs = by_the_layer(call, inputs)
+        outputs = run_layer(call, inputs)
         # Hooks around the model's call, such as a checkpoint's, must not take what is computed for the comparison only.
         with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
             row = _compared(call, inputs, _flat(outputs), self.names)

@@ -1,9 +1,10 @@
-"""Runs of a model that leave no trace: the next one begins where the first began, and in the end everything is as it was."""
+"""Runs of a model that change nothing: each begins with the same weights, buffers, gradients, arguments and random numbers."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,14 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..capture.tensor_tree import tensors_in
 
-
-class Untouched:
+class PreservedModel:
     """A model and the arguments of a call, kept so that they can be put back: weights, buffers, gradients, tensors among the arguments.
 
-    A run works on the model's own tensors, so that a check finds gradients where it looks for them. Not kept is what modules hold in other
-    attributes.
+    A run works on the model's own tensors, so that a check finds gradients at the model's parameters. What modules hold in other attributes
+    is not kept.
 
     Args:
         model: The model.
@@ -30,7 +29,7 @@ class Untouched:
 
     def __init__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, weights: bool = True) -> None:
         self._call = (tuple(args), dict(kwargs))
-        self._arguments = tensors_in(self._call)
+        self._arguments = list(_tensors_in(self._call))
         parameters, buffers = list(model.parameters()), list(model.buffers())
         self._devices = {tensor.device for tensor in (*parameters, *buffers, *self._arguments)}
         kept = _distinct((*(parameters if weights else ()), *buffers, *self._arguments))
@@ -46,7 +45,7 @@ class Untouched:
         for leaf in self._leaves:
             leaf.grad = None
         try:
-            with same_random_numbers(self._devices):
+            with preserved_generators(self._devices):
                 yield self._fresh_arguments()
         finally:
             self._put_back()
@@ -72,7 +71,7 @@ class Untouched:
 
 
 @contextlib.contextmanager
-def same_random_numbers(devices: Iterable[torch.device]) -> Iterator[None]:
+def preserved_generators(devices: Iterable[torch.device]) -> Iterator[None]:
     """Put back the generators of torch (on the CPU and these devices), Python and numpy afterwards."""
     numpy: Any = sys.modules.get("numpy")
     ours, theirs = random.getstate(), numpy.random.get_state() if numpy is not None else None
@@ -94,3 +93,16 @@ def same_random_numbers(devices: Iterable[torch.device]) -> Iterator[None]:
 
 def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in arguments: in tuples, lists, dicts and dataclasses, nested as they may be."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors_in(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors_in(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors_in([getattr(value, field.name, None) for field in dataclasses.fields(value)])

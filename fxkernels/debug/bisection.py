@@ -1,9 +1,10 @@
-"""bisect(): the call whose kernel makes a check fail."""
+"""bisect(): finds the kernel that makes a model wrong. Runs go through a model with more and more kernels until the user's check fails."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from torch import nn
 
 from ..errors import FxKernelsError, KernelRuntimeError
 from ..kernels.call import KernelCall
-from ..report.model import CallReport
+from ..kernels.layer import KernelIdentity
+from ..report.model import CallReport, Evidence
 from ..report.report import Report
-from .culprit import Culprit
-from .instruments import Asked, by_the_layer, instrumented
-from .untouched import Untouched
+from .hooked import ModelWithOptions, hooked, run_layer
+from .preserve import PreservedModel
 
 Check = Callable[[Any], Any]
 
@@ -53,9 +54,9 @@ def bisect(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any]
         raise TypeError(f"check= is a function of the model's output, not {check!r}")
     if isinstance(args, torch.Tensor):
         raise TypeError("args= is a tuple of positional arguments: bisect(model, (x,), check=...)")
-    asked = Asked.of(model, options)
-    asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, fuel=None))
-    runs = _Runs(_Captured(asked), Untouched(asked.model, args, kwargs or {}), check)
+    subject = ModelWithOptions.of(model, options)
+    subject = dataclasses.replace(subject, options=dataclasses.replace(subject.options, fuel=None))
+    runs = _Runs(_Captured(subject), PreservedModel(subject.model, args, kwargs or {}), check)
     failure = runs.failure(None)
     calls = {call.key: call for call in runs.model.report.calls if any(decision.status == "rewritten" for decision in call.decisions)}
     if not calls:
@@ -92,14 +93,14 @@ def _culprit(call: CallReport, earlier: tuple[str, ...], failure: str, alone: bo
 class _Runs:
     """Runs of a model with some of its kernels, and what the check said."""
 
-    def __init__(self, model: _Captured, untouched: Untouched, check: Check) -> None:
-        self.model, self._untouched, self._check = model, untouched, check
+    def __init__(self, model: _Captured, preserved: PreservedModel, check: Check) -> None:
+        self.model, self._preserved, self._check = model, preserved, check
         self.count = 0
 
     def failure(self, keys: Sequence[str] | None) -> str | None:
         """Run the model with the kernels of these calls (None for all); return why the check fails, or None if it passes."""
         self.count += 1
-        with self._untouched.run() as (args, kwargs):
+        with self._preserved.run() as (args, kwargs):
             try:
                 said = self._check(self.model.run(frozenset(keys) if keys is not None else None, args, kwargs))
                 return None if said is None or bool(said) else f"check returned {said!r}"
@@ -114,9 +115,9 @@ class _Runs:
 class _Captured:
     """A model that Dynamo captures once; its kernels are switched on and off between runs."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, subject: ModelWithOptions) -> None:
         self._on: frozenset[str] | None = None
-        self._run, self._backend = instrumented(asked, self._switched)
+        self._run, self._backend = hooked(subject, self._switched)
 
     @property
     def report(self) -> Report:
@@ -127,4 +128,80 @@ class _Captured:
         return self._run(*args, **kwargs)
 
     def _switched(self, call: KernelCall, inputs: tuple[Any, ...]) -> Any:
-        return call(*inputs) if self._on is None or call.path in self._on else by_the_layer(call, inputs)
+        return call(*inputs) if self._on is None or call.path in self._on else run_layer(call, inputs)
+
+
+_SHOWN_CALLS = 3
+_SHOWN_LINES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """A call whose kernel makes a check fail. As text it says what to do next.
+
+    Args:
+        key: The call, e.g. ``model.layers.3.norm#0``.
+        path: Its module path.
+        layer_name: The annotation's name.
+        layer: The annotated class or function.
+        location: ``file:line`` of the layer's definition, if known.
+        kernel: The kernel that runs there.
+        failure: What the check, or the kernel, said.
+        alone: Whether the check fails with this kernel alone. If not, it takes kernels of earlier calls as well.
+        earlier: The calls with kernels before this one, with all of which the check passes, in order.
+        calls: How many calls have kernels.
+        runs: How often the model was run.
+        evidence: Why the kernel was trusted with the call.
+    """
+
+    key: str
+    path: str
+    layer_name: str
+    layer: str
+    location: str | None
+    kernel: KernelIdentity
+    failure: str
+    alone: bool
+    earlier: tuple[str, ...]
+    calls: int
+    runs: int
+    evidence: Evidence | None = None
+
+    def __str__(self) -> str:
+        where = f" ({self.location})" if self.location else ""
+        said = [line for line in self.failure.splitlines() if line.strip()][:_SHOWN_LINES] or ["failed"]
+        before = len(self.earlier)
+        return "\n".join(
+            (
+                f"{self.key}: its kernel makes the check fail",
+                f"  layer   {self.layer_name}, {self.layer}{where}",
+                f"  kernel  {self.kernel}{f' ({self.evidence.how})' if self.evidence is not None else ''}",
+                f"  check   {said[0]}",
+                *(f"          {line}" for line in said[1:]),
+                f"  found   in {self.runs} runs, among {self.calls} calls with kernels",
+                f"  alone   {self._alone}",
+                "What next:",
+                "  measure it    print(fxkernels.numerics(kernelized, *args))",
+                f'  leave it out  hubkernels(exclude="{self.path}")',
+                *self._ways_to_keep_it_out,
+                f"  by hand       FXKERNELS_FUEL={before} still passes, FXKERNELS_FUEL={before + 1} fails",
+            )
+        )
+
+    @property
+    def _ways_to_keep_it_out(self) -> tuple[str, ...]:
+        """How the probe can help: not at all if the kernel has passed it."""
+        how = self.evidence.how if self.evidence is not None else "unverified"
+        if how == "unverified":
+            return ('  keep it out   verify="probe" refuses kernels that compute something else',)
+        if how == "unprobed":
+            return ('  keep it out   verify="strict" refuses kernels that cannot be probed, as this one',)
+        return ()
+
+    @property
+    def _alone(self) -> str:
+        if self.alone:
+            return "the check fails with this kernel and no other, too"
+        shown = ", ".join(self.earlier[-_SHOWN_CALLS:])
+        more = f" and {len(self.earlier) - _SHOWN_CALLS} more" if len(self.earlier) > _SHOWN_CALLS else ""
+        return f"the check passes: it takes kernels of earlier calls as well, among {shown}{more}"

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from fxkernels.culprit.deviations import CallNumerics, Deviation, Numerics
+from fxkernels.debug.deviations import CallNumerics, Deviation, Numerics
 
 _NAN, _INF = math.nan, math.inf
 
