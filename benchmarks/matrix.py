@@ -29,7 +29,7 @@ ENVIRONMENTS = PROJECT / ".matrix"
 RESULTS = Path(__file__).parent / "results" / "matrix.jsonl"
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "canaries": ("tests/capture/test_torch_private",),
+    "canaries": ("tests/capture/_torch/",),
     "capture": ("tests/capture/",),
     "annotations": ("tests/test_annotat",),
     "backend": ("tests/test_backend", "tests/compiling/"),

@@ -56,7 +56,7 @@ class Kernelized:
         pattern = self._hooks.pattern()
         compiled = self._compiled.get(pattern)
         if compiled is None:
-            compiled = self._compiled[pattern] = _torch.compiled_apart(self.module._call_impl, self.backend)
+            compiled = self._compiled[pattern] = _torch.compiled_with_own_frames(self.module._call_impl, self.backend)
         try:
             return compiled(*args, **kwargs)
         except Exception as error:

@@ -16,7 +16,7 @@ from torch._dynamo.symbolic_convert import InliningInstructionTranslator, Instru
 
 from .compiling import note_recompile_limit
 from .gone import is_gone, said_plainly, sentence_of
-from .types import Frame, Variable
+from .variables import Frame, Variable
 
 
 class Observer(Protocol):

@@ -1,4 +1,4 @@
-"""CUDA graphs of functions that may turn out not to be capturable, which leave no trace then."""
+"""Work in the middle of a compilation that the compilation does not notice: compiling another graph, and capturing CUDA graphs of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,31 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch._dynamo import utils
+from torch._dynamo.metrics_context import MetricsContext
+from torch._guards import compile_context, tracing
 
 _Pool = tuple[int, int]
 
 
 @contextlib.contextmanager
-def aside(device: torch.device) -> Iterator[None]:
+def isolated_compile() -> Iterator[None]:
+    """Within, there is no compilation: what the one around has noted of its graph, and counts for its statistics, is neither read nor
+    written (torch 2.11, 2.13)."""
+    holder, name = (
+        (utils._metrics_context_tls, "metrics_context") if hasattr(utils, "_metrics_context_tls") else (utils, "_METRICS_CONTEXT")
+    )
+    statistics = utils.get_metrics_context()
+    setattr(holder, name, MetricsContext(on_exit=lambda *_: None))
+    try:
+        with tracing(None), compile_context(None):
+            yield
+    finally:
+        setattr(holder, name, statistics)
+
+
+@contextlib.contextmanager
+def capture_stream(device: torch.device) -> Iterator[None]:
     """Within, what is launched on a CUDA device goes to a stream on which it can be captured too, after what was launched before.
 
     A backward goes where its forward was, and where gradients of the leaves were last asked for. So whatever is to be captured must have
@@ -48,7 +67,7 @@ def replayed(run: Callable[[], object], calls: int) -> Callable[[], None]:
     `torch.cuda.graph` is not made for functions that cannot be captured: the capture's stream stays the current one, its memory pool takes
     part in every allocation from then on, and nothing can draw a random number on that device any more (torch 2.11, 2.13).
 
-    On a stream that is not the default one; see `aside`.
+    On a stream that is not the default one; see `capture_stream`.
 
     Args:
         run: What is captured. Other threads may do what they like with the device meanwhile.

@@ -28,7 +28,7 @@ print(len(backend.report.rewritten), "rewritten")
 
 def run_without(program: str) -> subprocess.CompletedProcess[str]:
     """Run a model after a program that takes something away from what `_torch` has of torch."""
-    path = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    path = [str(Path(__file__).parents[2]), str(Path(__file__).parents[3])]
     return subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{program}\n{RUN}"], capture_output=True, text=True)
 
 

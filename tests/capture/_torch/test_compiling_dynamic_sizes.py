@@ -1,4 +1,4 @@
-"""Canaries for `capture/_torch/dynamic_sizes.py`."""
+"""Canaries for the sizes that the user has marked as dynamic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canaries of the private torch APIs behind lowerings: autograd graphs, operators watched on fakes, runs in the middle of a compilation."""
+"""Canaries for the autograd graph of one run, which is run again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fxkernels.capture import _torch
 
@@ -123,35 +121,3 @@ def test_recording_autograd_records_below_a_dispatch_mode() -> None:
     with Mode():
         torch.zeros(2)
     assert seen[1]
-
-
-def fakes(*shape: int) -> torch.Tensor:
-    return FakeTensorMode(shape_env=ShapeEnv()).from_tensor(torch.empty(shape))
-
-
-def test_watch_on_fakes_sees_what_is_written_and_what_is_foreign() -> None:
-    library = torch.library.Library("fxtest_canary_out", "DEF")
-    library.define("fill(Tensor(a!) x) -> ()")
-    library.impl("fill", lambda x: None, "Meta")
-    x = fakes(3)
-    seen = _torch.watch_on_fakes(lambda x, y: torch.ops.fxtest_canary_out.fill(x[1:]), (x, torch.empty_like(x)))
-    assert (seen.written, seen.foreign, seen.error) == (frozenset({0}), ("fxtest_canary_out::fill",), None)
-
-
-@pytest.mark.parametrize("ask", [lambda x: x.sum().item(), lambda x: x.nonzero()], ids=["value", "size"])
-def test_a_value_cannot_be_asked_for_on_fakes_and_leaves_no_symbol_behind(ask: Callable[[torch.Tensor], Any]) -> None:
-    x = fakes(3)
-    seen = _torch.watch_on_fakes(ask, (x,))
-    assert "depends on the values of its input" in str(seen.error)
-    assert x.fake_mode.shape_env.pending_fresh_unbacked_symbols == []
-
-
-def test_run_for_real_sees_no_mode_and_draws_no_random_number() -> None:
-    torch.manual_seed(1)
-    expected = torch.rand(2)
-    torch.manual_seed(1)
-    with FakeTensorMode(), torch.inference_mode():
-        real = _torch.run_for_real(lambda: torch.rand(3))
-    assert type(real) is torch.Tensor
-    assert not real.is_inference()
-    torch.testing.assert_close(torch.rand(2), expected)

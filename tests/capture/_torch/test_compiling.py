@@ -1,19 +1,18 @@
-"""Canaries for what `_torch` does with graphs, compiled modules, fake tensors and inner compilers; see `test_torch_private.py`."""
+"""Canaries for graphs and compiled calls."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from inspector import INSPECTOR, Inspector, graphs_of, look
+from inspector import INSPECTOR, graphs_of, look
 from torch import fx, nn
 from torch._dynamo import config
-from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.testing import CompileCounter
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
@@ -21,48 +20,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fxkernels.capture import _torch
 
-
-@pytest.fixture(autouse=True)
-def inspector() -> Iterator[Inspector]:
-    _torch.install(INSPECTOR)
-    INSPECTOR.reset()
-    yield INSPECTOR
-    INSPECTOR.reset()
-
-
 X = torch.ones(3)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------------------------
 
 
-def a_marker(values: tuple[Any, ...]) -> None:
-    """Computes nothing."""
-
-
-def test_add_marker_puts_a_node_into_the_graph() -> None:
-    INSPECTOR.examine = lambda frame, x: _torch.add_marker(frame, a_marker, ((_torch.graph_argument(x),),))
-    (graph,) = graphs_of(lambda x: look(x.sin()).cos(), X)
-    (marker,) = (node for node in graph.graph.nodes if node.target is a_marker)
-    assert [node.target for node in marker.args[0]] == ["sin"]
-
-
-def test_compiled_apart_uses_no_frame_that_was_compiled_for_another_call_with_the_backend() -> None:
+def test_compiled_with_own_frames_uses_no_frame_that_was_compiled_for_another_call_with_the_backend() -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         return x.sin()
 
     backend = CompileCounter()  # type: ignore[no-untyped-call]
     for count in (1, 2):
-        compiled = _torch.compiled_apart(function, backend)
+        compiled = _torch.compiled_with_own_frames(function, backend)
         compiled(X), compiled(X)
         assert backend.frame_count == count
 
 
-def test_unwrapped_backend_finds_the_one_that_compiled_apart_was_given() -> None:
+def test_unwrapped_backend_finds_the_one_that_compiled_with_own_frames_was_given() -> None:
     INSPECTOR.examine = lambda frame, x: found.append(_torch.unwrapped_backend(_torch.current_backend(frame))[0])
     found: list[Any] = []
     backend = CompileCounter()  # type: ignore[no-untyped-call]
-    _torch.compiled_apart(lambda x: look(x.sin()), backend)(X)
+    _torch.compiled_with_own_frames(lambda x: look(x.sin()), backend)(X)
     assert found == [backend]
 
 
@@ -183,32 +162,6 @@ def test_on_recompile_limit_tells_the_backend_and_the_function(monkeypatch: pyte
 # --- fake tensors and inner compilers -----------------------------------------------------------------------------------------------------
 
 
-def test_run_on_fakes_computes_nothing() -> None:
-    with FakeTensorMode():
-        x = torch.empty(3, 4, requires_grad=True)
-    y = _torch.run_on_fakes(lambda x: x @ x.t(), (x,))
-    assert (isinstance(y, FakeTensor), y.shape, y.requires_grad) == (True, (3, 3), False)
-
-
-def test_run_on_fakes_adds_no_guard() -> None:
-    found = []
-
-    def backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        x = next(node.meta["example_value"] for node in gm.graph.nodes if isinstance(node.meta.get("example_value"), torch.Tensor))
-        guards = len(x.fake_mode.shape_env.guards)
-        _torch.run_on_fakes(lambda x: x if x.shape[0] == 17 else -x, (x,))
-        found.append(len(x.fake_mode.shape_env.guards) - guards)
-        return gm.forward
-
-    torch.compile(lambda x: x.sin(), backend=backend, dynamic=True)(torch.ones(5))
-    assert found == [0]
-
-
-def test_run_on_fakes_without_a_fake_tensor_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="no input is a fake tensor"):
-        _torch.run_on_fakes(lambda x: x, (X,))
-
-
 @pytest.mark.skipif(not hasattr(config, "canonicalize_output_graph_node_order"), reason="Dynamo orders its graphs since torch 2.14")
 def test_in_canonical_order_is_the_order_in_which_dynamo_leaves_a_graph() -> None:
     def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -226,32 +179,6 @@ def test_in_canonical_order_is_the_order_in_which_dynamo_leaves_a_graph() -> Non
     ]
 
 
-def test_unlogged_fakes_raise_without_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    def raising() -> int:
-        before = len(caplog.records)
-        with FakeTensorMode(), pytest.raises(RuntimeError):
-            torch.ops.aten.mm.default(torch.ones(2, 2), torch.ones(3, 3))
-        return len(caplog.records) - before
-
-    with _torch.unlogged_fakes():
-        assert raising() == 0
-    assert raising() == 1
-
-
-def test_call_on_fakes_compiles_without_data() -> None:
-    class Big(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(1 << 20, 1 << 20, bias=False, device="meta")  # 4 TiB
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.linear(x)
-
-    counter = CompileCounter()
-    _torch.call_on_fakes(Big(), counter, (torch.empty(1, 1 << 20, device="meta"),), {})
-    assert counter.frame_count == 1
-
-
 def test_a_backend_is_initialized_whenever_it_is_resolved_if_torch_says_so() -> None:
     class Backend:
         resolved = 0
@@ -266,28 +193,6 @@ def test_a_backend_is_initialized_whenever_it_is_resolved_if_torch_says_so() -> 
     for _ in range(2):
         torch.compile(nn.ReLU(), backend=backend)
     assert backend.resolved == (2 if _torch.INITIALIZES_BACKENDS else 0)
-
-
-def test_inner_compiler_is_the_one_that_compile_would_call() -> None:
-    counter = CompileCounter()
-    (graph,) = graphs_of(lambda x: x.sin(), X)
-    compiled = _torch.inner_compiler(counter, None, None)(graph, [X])
-    assert torch.equal(compiled(X)[0], X.sin())
-    assert counter.frame_count == 1
-
-
-def test_inner_compiler_takes_the_mode_and_options_of_inductor() -> None:
-    compiler = _torch.inner_compiler("inductor", None, {"epilogue_fusion": False})
-    assert compiler.config["epilogue_fusion"] is False
-
-
-def test_is_eager_is_true_of_the_eager_backend_only() -> None:
-    assert [_torch.is_eager(inner) for inner in ("eager", lookup_backend("eager"), "aot_eager", CompileCounter())] == [
-        True,
-        True,
-        False,
-        False,
-    ]
 
 
 def test_is_wrapper_subclass_is_true_of_tensors_around_tensors_only() -> None:
@@ -309,3 +214,36 @@ def test_as_if_compiling_shows_the_way_of_a_compiler() -> None:
     with _torch.as_if_compiling():
         assert torch.compiler.is_compiling()
     assert not torch.compiler.is_compiling()
+
+
+def test_unwrapped_backend_is_what_was_passed_to_compile() -> None:
+    def mine(gm: fx.GraphModule, example_inputs: list[Any], **options: Any) -> Any:
+        return gm.forward
+
+    found = []
+    for options in (None, {"inner": "eager"}):
+        INSPECTOR.examine = lambda frame, *args: _torch.unwrapped_backend(_torch.current_backend(frame))[0]
+        torch.compile(lambda x: look(x), backend=mine, options=options)(X)
+        found.append(INSPECTOR.found[-1])
+    assert found == [mine, mine]
+
+
+def test_unwrapped_backend_comes_with_the_wrapper_that_holds_the_options() -> None:
+    def mine(gm: fx.GraphModule, example_inputs: list[Any], **options: Any) -> Any:
+        return gm.forward
+
+    INSPECTOR.examine = lambda frame, *args: _torch.unwrapped_backend(_torch.current_backend(frame))[1]
+    torch.compile(lambda x: look(x), backend=mine, options={"inner": "eager"})(X)
+    assert INSPECTOR.found[-1].kwargs == {"options": {"inner": "eager"}}
+
+
+def test_compiled_module_is_the_one_that_was_compiled():
+    def backend(gm, example_inputs):
+        return gm.forward
+
+    module = nn.Linear(2, 2)
+    found = _torch.compiled_module(torch.compile(module, backend=backend))
+    assert found is not None
+    assert found[0] is module
+    assert _torch.unwrapped_backend(found[1])[0] is backend
+    assert _torch.compiled_module(module) is None

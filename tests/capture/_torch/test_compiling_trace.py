@@ -1,4 +1,4 @@
-"""Canary for TORCH_TRACE. What a compilation writes there is shown in tests/report/test_trace.py."""
+"""Canary for TORCH_TRACE. What a compilation writes there is shown in tests/report/test_publish.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import fx
 
-from fxkernels.capture._torch.structured_trace import trace_artifact
+from fxkernels.capture import _torch
 
 
 class Records(logging.Handler):
@@ -31,12 +31,12 @@ def log() -> Iterator[logging.Logger]:
     logger.handlers[:] = before
 
 
-def test_an_artifact_is_filed_under_the_compilation_that_is_going_on(log: logging.Logger) -> None:
+def test_trace_artifact_is_filed_under_the_compilation_that_is_going_on(log: logging.Logger) -> None:
     records = Records()
     log.addHandler(records)
 
     def backend(gm: fx.GraphModule, inputs: list[torch.Tensor]) -> object:
-        trace_artifact("example", "string", lambda: "one\ntwo")
+        _torch.trace_artifact("example", "string", lambda: "one\ntwo")
         return gm.forward
 
     torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
@@ -52,11 +52,11 @@ def test_an_artifact_is_filed_under_the_compilation_that_is_going_on(log: loggin
 def test_an_artifact_is_written_outside_of_compilations_too(log: logging.Logger) -> None:
     records = Records()
     log.addHandler(records)
-    trace_artifact("example", "json", lambda: "{}")
+    _torch.trace_artifact("example", "json", lambda: "{}")
     (record,) = records.records
     assert "frame_id" not in record.__dict__["metadata"]
 
 
 def test_nothing_is_computed_where_no_trace_is_written(log: logging.Logger) -> None:
     log.handlers.clear()  # pytest has put its own there since
-    trace_artifact("example", "string", lambda: pytest.fail("nobody reads it"))
+    _torch.trace_artifact("example", "string", lambda: pytest.fail("nobody reads it"))

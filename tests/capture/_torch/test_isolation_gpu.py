@@ -1,4 +1,4 @@
-"""Canaries for the parts of torch behind `fxkernels.capture._torch.replaying`."""
+"""Canaries for CUDA graphs of functions that may turn out not to be capturable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.fixture(autouse=True)
 def on_a_stream_of_its_own() -> Iterator[None]:
-    with _torch.aside(torch.device("cuda", 0)):
+    with _torch.capture_stream(torch.device("cuda", 0)):
         yield
 
 
@@ -62,27 +62,27 @@ def test_replayed_raises_what_the_function_raises() -> None:
     assert torch.randn(8, device="cuda").isfinite().all()
 
 
-def test_aside_is_a_stream_that_waits_and_is_waited_for() -> None:
+def test_capture_stream_is_a_stream_that_waits_and_is_waited_for() -> None:
     device = torch.device("cuda", 0)
     with torch.cuda.stream(torch.cuda.default_stream(device)):
         x = torch.randn(4096, 4096, device=device)
         y = x @ x
-        with _torch.aside(device):
+        with _torch.capture_stream(device):
             assert torch.cuda.current_stream() != torch.cuda.default_stream(device)
             z = y @ x
         assert torch.cuda.current_stream() == torch.cuda.default_stream(device)
         torch.testing.assert_close(z, (x @ x) @ x)
 
 
-def test_aside_no_memory_is_kept() -> None:
+def test_capture_stream_no_memory_is_kept() -> None:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
-    with _torch.aside(torch.device("cuda", 0)):
+    with _torch.capture_stream(torch.device("cuda", 0)):
         assert torch.zeros(2**30, dtype=torch.uint8, device="cuda").sum() == 0
     assert torch.cuda.memory_reserved() < before + 2**29
 
 
-def test_aside_nobody_waits_for_the_default_stream_whose_graphs_of_autograd_live_on() -> None:
+def test_capture_stream_nobody_waits_for_the_default_stream_whose_graphs_of_autograd_live_on() -> None:
     x = torch.randn(64, device="cuda", requires_grad=True)
 
     def step() -> object:
