@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "capture": ("tests/capture/",),
     "annotations": ("tests/test_annotat",),
     "backend": ("tests/test_backend", "tests/compiling/"),
-    "transform": ("tests/test_transform", "tests/test_graph_module"),
+    "transform": ("tests/test_transform",),
     "lowering": ("tests/kernels/lowering/",),
     "models": ("tests/test_models", "tests/builtin/test_transformers"),
     "hub": ("tests/hub/",),

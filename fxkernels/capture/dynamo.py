@@ -25,8 +25,8 @@ from ..passes.layer_call import CallSite
 from ..passes.markers import SITE, enter, leave
 from ..versions import warn_of_untested
 from . import _torch
-from .graph_module import FunctionCall
 from .paths import ModulePaths, without_root
+from .symbolic import FunctionCall
 
 KERNELIZED = "_fxkernels"
 """Attribute of a module that belongs to a kernelized model: its `backend` decides the module's calls."""

@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 from torch import nn
 
-from fxkernels.capture.side_effects import Snapshot
+from fxkernels.capture.exactness import PythonState
 
 
 class Holder:
@@ -44,7 +44,7 @@ def contents(model: nn.Module) -> str:
 @pytest.mark.parametrize("path", CHANGES)
 def test_a_change_is_named_and_put_back(model, path):
     before = contents(model)
-    snapshot = Snapshot({"": model})
+    snapshot = PythonState({"": model})
     CHANGES[path](model)
     assert contents(model) != before
     assert snapshot.restore() == path.removesuffix(" in place")
@@ -52,11 +52,11 @@ def test_a_change_is_named_and_put_back(model, path):
 
 
 def test_nothing_changed_is_none(model):
-    assert Snapshot({"": model}).restore() is None
+    assert PythonState({"": model}).restore() is None
 
 
 def test_the_path_of_the_module_is_part_of_the_name(model):
-    snapshot = Snapshot({"blocks.0": model})
+    snapshot = PythonState({"blocks.0": model})
     model.numbers.append(3)
     assert snapshot.restore() == "blocks.0.numbers"
 
@@ -64,4 +64,4 @@ def test_the_path_of_the_module_is_part_of_the_name(model):
 def test_objects_that_refer_to_themselves_or_to_what_is_gone_are_no_trouble(model):
     model.numbers.append(model.numbers)
     object.__setattr__(model, "gone", weakref.proxy(Holder()))
-    assert Snapshot({"": model}).restore() is None
+    assert PythonState({"": model}).restore() is None
