@@ -1,4 +1,12 @@
-"""``fxkernels.lock``: a lock as JSON, one line per file of a build, in an order that depends on the content only."""
+"""Lock files as JSON: ``fxkernels.lock``, and ``kernels.lock``, the lock of the `kernels` package, which is read and never written.
+
+An ``fxkernels.lock`` has one line per file of a build, in an order that depends on the content only.
+
+A ``kernels.lock`` has two forms. From 0.17 on it is a list of ``{"dependency": {"repo-id", "version" or "revision"}, "lock": {"commit"}}``:
+commits without digests. Before, it was a list of ``{"repo_id", "sha", "variants": {name: {"hash", "hash_type"}}}``, with one hash for all
+files of a build, see `LockedHash`. The form for Nix has another ``hash`` beside the commit, of a directory that only Nix makes; it is not
+checked.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +19,9 @@ from ...cache_directory import write_atomically
 from ...errors import RepositoryError
 from ..builds.digests import Digests
 from ..builds.paths import check_relative_path
-from ..request import RepositoryRequest, commit_in, request_in
+from ..request import RepositoryRequest, commit_in, is_repo_id, request_in
 from ..strict_json import JsonObject, read_limited
-from .kernels_lock import kernels_lock
-from .lock import Lock, LockedFiles, LockedRepository, LockedVariant
+from .lock import Lock, LockedFiles, LockedHash, LockedRepository, LockedVariant, UnknownHash
 
 LOCK_FILE = "fxkernels.lock"
 _SIZE_LIMIT = 64 * 1024 * 1024
@@ -123,3 +130,50 @@ def _check_keys(fields: JsonObject, known: set[str]) -> None:
             raise RepositoryError(
                 "load_error", f"{fields.where}: key {fields.prefix + key!r} is not known; known are: {', '.join(sorted(known))}"
             )
+
+
+_KERNELS_HASH = re.compile(r"sha256-([0-9a-f]{64})")
+_KERNELS_HASH_TYPE = "git_lfs_concat"
+
+
+def kernels_lock(content: bytes, where: str) -> Lock:
+    """Return the lock that the content of a ``kernels.lock`` is.
+
+    Raises:
+        RepositoryError: With code ``load_error``, naming the file and the key that is missing or wrong.
+    """
+    # As the value of a key, a list is read as strictly as an object.
+    fields = JsonObject.parse(b'{"repositories": ' + content + b"}", where)
+    if fields.values.keys() != {"repositories"}:
+        raise RepositoryError("load_error", f"{where} cannot be read as JSON: something follows the list")
+    entries = [_kernels_entry(entry) for entry in fields.objects("repositories")]
+    return Lock(where, tuple(sorted(entries, key=str)))
+
+
+def _kernels_entry(fields: JsonObject) -> LockedRepository:
+    if fields.has("dependency"):
+        request, lock = fields.object("dependency"), fields.object("lock")
+        repo_id = request.text("repo-id")
+        return LockedRepository(repo_id, commit_in(lock, "commit"), request_in(request, repo_id), None)
+    if fields.has("repo_id"):
+        return _entry_with_hashes(fields)
+    raise RepositoryError(
+        "load_error", f"{fields.where}: key {fields.name!r} is no entry of a kernels.lock: it has neither 'dependency' nor 'repo_id'"
+    )
+
+
+def _entry_with_hashes(fields: JsonObject) -> LockedRepository:
+    repo_id = fields.text("repo_id")
+    if not is_repo_id(repo_id):
+        raise fields.refusal("repo_id", 'a repository such as "acme/norms"')
+    variants = fields.object("variants", "an object with a hash for each build")
+    hashes = {name: _kernels_hash(variants.object(name)) for name in variants.values}
+    return LockedRepository(repo_id, commit_in(fields, "sha"), None, hashes)
+
+
+def _kernels_hash(fields: JsonObject) -> LockedVariant:
+    text, kind = fields.text("hash"), fields.text("hash_type") if fields.has("hash_type") else _KERNELS_HASH_TYPE
+    match = _KERNELS_HASH.fullmatch(text)
+    if kind != _KERNELS_HASH_TYPE or match is None:
+        return UnknownHash(f"{fields.where} has the hash {text!r} of type {kind!r} for it, which is not known")
+    return LockedHash(bytes.fromhex(match[1]))

@@ -14,7 +14,7 @@ from published import LAYERS, kernel
 
 from fxkernels import LayerRepository, kernelize
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.overrides import local_override
+from fxkernels.hub.snapshot import local_override
 from fxkernels.kernels.layer import KernelIdentity
 from fxkernels.target import Target
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fxkernels.hub.builds.layer_listing import ListedLayer, is_layers_file, listed_layers
+from fxkernels.hub.builds.metadata import ListedLayer, is_layers_file, listed_layers
 
 SOURCE = """
 import torch

@@ -13,7 +13,7 @@ from kernel_builds import left_in_process, published, written
 from fxkernels.errors import RepositoryError
 from fxkernels.hub import RepositoryRequest
 from fxkernels.hub.builds.metadata import read_metadata
-from fxkernels.hub.importing.dependency_tree import Build, import_build
+from fxkernels.hub.importing.importer import Build, import_build
 
 COMMIT = "9a31f0c" + "0" * 33
 ASK = "from kernels import get_kernel_dep\n"
