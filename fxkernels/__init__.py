@@ -10,13 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_hub, use_kernelized_func
-from .device import CUDAProperties, Device, ROCMProperties
-from .errors import CaptureError, ContractError, FxKernelsError, KernelRuntimeError, NoKernelError, RepositoryError
-from .fallback import KernelizeFallback
+from .errors import CaptureError, ContractError, FxKernelsError, KernelizeFallback, KernelRuntimeError, NoKernelError, RepositoryError
 from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository, get_kernel_dep
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
-from .target import Target
+from .target import CUDAProperties, Device, ROCMProperties, Target
 
 if TYPE_CHECKING:
     from .backend import hubkernels

@@ -20,8 +20,7 @@ from .capture.paths import ModulePaths
 from .compositions import compositions, names_of_atoms
 from .constraints.gate import OnDepends
 from .dump import dump_in_environment
-from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
-from .fallback import KernelizeFallback
+from .errors import REPOSITORY_CODES, KernelizeFallback, NoKernelError, RepositoryError
 from .fusion import Fusion, is_fusion
 from .fusions import current_fusions
 from .kernels.lowering.lowering import Backward

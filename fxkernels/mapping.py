@@ -10,10 +10,9 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from .device import Device, device_of
 from .mode import Mode, mapping_mode, preference
 from .passes.miss import Miss
-from .target import Target
+from .target import Device, Target, device_of
 
 _NO_MAPPING = "no kernel is mapped to layer name {layer!r}; mapped are: {mapped}"
 _NO_DEVICE = "no kernel is mapped to layer name {layer!r} for {device}, only for: {mapped}"

@@ -11,8 +11,7 @@ from .admission import Verify, verification
 from .candidates import Chooser
 from .capture import _torch
 from .constraints.gate import OnDepends
-from .device import Device
-from .fallback import KernelizeFallback
+from .errors import KernelizeFallback
 from .fuel import Fuel, fuel_in_environment
 from .fusion import Fusion
 from .hub import CacheOnlyRepository, Lock, LockOnlyRepository, lock_of
@@ -22,7 +21,7 @@ from .mapping import KernelMapping
 from .mode import Mode
 from .selection import SELECTS, Budget, Inner, Select
 from .selection.tuned_plan import TunedPlan, plan_of
-from .target import Target
+from .target import Device, Target
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,7 @@ ROOMS: tuple[str, ...] = (
     "passes",
     # values
     "errors",
-    "fallback",
     "fuel",
-    "device",
     "target",
     "mode",
     "mapping",
@@ -48,7 +46,6 @@ ROOMS: tuple[str, ...] = (
     "dump",
     "compositions",
     "backend",
-    "dry_run",
     "explaining",
     "kernelized",
     "transform",

@@ -40,12 +40,12 @@ def trace_exactly(model: nn.Module) -> LayerGraph:
     reason = difference(in_training.graph, in_inference.graph)
     if reason is not None:
         raise CaptureError(reason)
-    return LayerGraph.over(clone_module(model).module, in_training.graph, in_training.functions)
+    return LayerGraph.over(clone_module(model), in_training.graph, in_training.functions)
 
 
 def _traced(model: nn.Module, training: bool) -> LayerTracer:
     """The tracer that has traced a clone of the model with all flags set alike."""
-    clone = clone_module(model).module
+    clone = clone_module(model)
     for module in clone.modules():
         vars(module)["training"] = training  # by hand: a `train` of the user's own may leave some out
     tracer = LayerTracer(_annotated_functions(clone))

@@ -58,7 +58,7 @@ class ModelWithOptions:
 
 def hooked(subject: ModelWithOptions, hook: KernelHook) -> tuple[Callable[..., Any], HubKernels]:
     """Return a model that runs a hook in place of each kernel, captured by Dynamo at the first call, and its backend."""
-    clone = clone_module(subject.model).module
+    clone = clone_module(subject.model)
     backend = HubKernels(subject.options)
     for path, module in clone.named_modules():
         backend.paths.put(module, path)
@@ -112,7 +112,7 @@ def _made_with(model: nn.Module) -> ModelWithOptions | None:
 def _in_the_mode_of(model: nn.Module) -> nn.Module:
     """The model without kernels, with the training flags of the one that has them: each has flags of its own."""
     flags = {path: module.training for path, module in model.named_modules(remove_duplicate=False)}
-    plain = clone_module(original(model)).module
+    plain = clone_module(original(model))
     for path, module in plain.named_modules(remove_duplicate=False):
         module.training = flags.get(path, module.training)
     return plain

@@ -16,8 +16,7 @@ from fxkernels.constraints import ConstraintError, parse
 from fxkernels.constraints.call_facts import CallFacts, TensorFacts
 from fxkernels.constraints.evaluate import Evaluation
 from fxkernels.constraints.expression import Arithmetic, Condition, Reference, leaves
-from fxkernels.constraints.gate import check_conditions
-from fxkernels.constraints.guard import Guard
+from fxkernels.constraints.gate import Guard, check_conditions
 
 pytestmark = pytest.mark.slow
 

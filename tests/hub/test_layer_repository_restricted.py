@@ -22,7 +22,7 @@ from torch import nn
 from fxkernels import LayerRepository, explain, hubkernels, kernelize, use_kernel_mapping
 from fxkernels.builtin import builtin_repository
 from fxkernels.cli import main
-from fxkernels.fallback import KernelizeFallback
+from fxkernels.errors import KernelizeFallback
 from fxkernels.hub import LockOnlyRepository, RepositoryRequest, read_lock
 from fxkernels.target import Target
 

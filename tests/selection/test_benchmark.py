@@ -20,7 +20,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from fxkernels import KernelizeFallback, hubkernels
 from fxkernels.backend import HubKernels
-from fxkernels.dry_run import dry_run
+from fxkernels.explaining import dry_run
 from fxkernels.options import options_of
 from fxkernels.report.model import CallReport
 from fxkernels.selection import Budget

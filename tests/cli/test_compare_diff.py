@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from report.reports import llama_like, small_report
 
-from fxkernels.cli.diff import diff
+from fxkernels.cli.compare import diff
 from fxkernels.report.compare import render_comparison
 from fxkernels.report.json import to_json
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from report.reports import CUDA
 
-from fxkernels.cli.check import check
+from fxkernels.cli.compare import check
 from fxkernels.cli.explain import explain
 from fxkernels.report.json import to_json
 from fxkernels.report.report import Report
