@@ -95,7 +95,7 @@ class CallFacts:
 
     @staticmethod
     def of(kernel: KernelLayer, bound: Bound, inputs: Sequence[Any], target: Target | None = None, triton: str | None = None) -> CallFacts:
-        """Return the call of a kernel in the place of a layer call.
+        """Return the call of a kernel instead of a layer call.
 
         Args:
             kernel: The kernel layer.

@@ -187,8 +187,8 @@ def cacheable(gm: fx.GraphModule) -> Iterator[None]:
     """While a graph is compiled, let AOTAutograd's cache take it, if all our functions in it have a `cache_key`.
 
     The key of a graph has the import statements of its functions in it: module and qualified name, under which the very function must be
-    found (torch 2.11 and 2.13). So a function gets its `cache_key` for a qualified name, and stands in its module under that for the time
-    being. Inductor's list of functions that may be cached is part of the key too; it gets those of this graph only.
+    found (torch 2.11 and 2.13). So a function gets its `cache_key` for a qualified name, and is in its module under that name
+    meanwhile. Inductor's list of functions that may be cached is part of the key too; it gets those of this graph only.
 
     Args:
         gm: A graph. Functions with an attribute `cache_key` are ours; one whose key is None rules the cache out.
@@ -258,7 +258,7 @@ def is_inductor(inner: str | Callable[..., Any]) -> bool:
 
 
 def replays_cuda_graphs(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> bool:
-    """Whether what a compiler makes is run by replaying CUDA graphs, so that nobody waits for the host."""
+    """Whether a compiler's code is run by replaying CUDA graphs, so that the device does not wait for the host."""
     if not is_inductor(inner):
         return False
     settings = _settings(inner, mode, options)

@@ -1,4 +1,4 @@
-"""A private torch API that is gone: one sentence says so, where Python would name an attribute of a module that nobody has heard of."""
+"""Private torch APIs that are gone: the error says so in one sentence, instead of naming an attribute of a module inside torch."""
 
 from __future__ import annotations
 

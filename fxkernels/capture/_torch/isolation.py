@@ -17,8 +17,7 @@ _Pool = tuple[int, int]
 
 @contextlib.contextmanager
 def isolated_compile() -> Iterator[None]:
-    """Within, there is no compilation: what the one around has noted of its graph, and counts for its statistics, is neither read nor
-    written (torch 2.11, 2.13)."""
+    """Within, there is no compilation: the graph and the statistics of the one around are neither read nor written (torch 2.11, 2.13)."""
     holder, name = (
         (utils._metrics_context_tls, "metrics_context") if hasattr(utils, "_metrics_context_tls") else (utils, "_METRICS_CONTEXT")
     )
@@ -33,7 +32,7 @@ def isolated_compile() -> Iterator[None]:
 
 @contextlib.contextmanager
 def capture_stream(device: torch.device) -> Iterator[None]:
-    """Within, what is launched on a CUDA device goes to a stream on which it can be captured too, after what was launched before.
+    """Within, work on a CUDA device is launched on a stream on which it can also be captured, after the work that was launched before.
 
     A backward goes where its forward was, and where gradients of the leaves were last asked for. So whatever is to be captured must have
     been on this stream from its first call on: nothing that is captured may wait for the default stream, nor that for it.
@@ -74,7 +73,7 @@ def replayed(run: Callable[[], object], calls: int) -> Callable[[], None]:
         calls: How often.
 
     Raises:
-        RuntimeError: If it cannot be captured: it waits for the device, or launches something on a stream that nobody knows of.
+        RuntimeError: If it cannot be captured: it waits for the device, or launches something on another stream.
     """
     torch.cuda.synchronize()
     torch.cuda.empty_cache()  # nothing can be given back during a capture

@@ -45,8 +45,8 @@ def unlogged_fakes() -> Iterator[None]:
 
 
 def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
-    no data. A tensor on the meta device counts as one on the CPU: models mix it with tensors that they make there.
+    """Compile and call a module with fake tensors instead of those of the module and of the arguments: shapes and devices, no
+    data. A tensor on the meta device counts as one on the CPU: models mix it with tensors that they make there.
 
     The module's parameters and buffers are exchanged for the time of the call only, in dictionaries of its own.
     """

@@ -1,4 +1,4 @@
-"""Being told of what Dynamo traces, and asking about the frames that it traces."""
+"""An observer of the frames and calls that Dynamo traces, and what can be read of such a frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .variables import Frame, Variable
 
 
 class Observer(Protocol):
-    """Who is told when Dynamo begins and ends to trace a frame."""
+    """Is called when Dynamo begins and ends to trace a frame."""
 
     def frame_begins(self, frame: Frame) -> Any:
         """A frame is compiled on its own; what is returned goes to `frame_ends`."""
@@ -29,7 +29,7 @@ class Observer(Protocol):
         """That frame returns a value, its graph being complete."""
 
     def call_begins(self, frame: Frame, function: FunctionType, args: list[Variable], kwargs: dict[str, Variable]) -> Any:
-        """A call is about to be inlined; None means that nobody is interested in its end."""
+        """A call is about to be inlined; None: `call_ends` is not called for it."""
 
     def call_ends(self, frame: Frame, token: Any, result: Variable | None) -> None:
         """That call was inlined; None if it raised or broke the graph."""

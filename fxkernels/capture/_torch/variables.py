@@ -121,7 +121,7 @@ def _is_argument(value: Any) -> bool:
 
 
 def output_proxies(frame: Frame, variable: Variable) -> list[fx.Proxy]:
-    """Return the tensors in a call's result in the order in which they stand in it: a tensor, a list or tuple, a dict, or a dataclass."""
+    """Return the tensors in a call's result in order: a tensor, a list or tuple, a dict, or a dataclass."""
     variable = realized(variable)
     if isinstance(variable, vt.TensorVariable):
         return [variable.as_proxy()]
