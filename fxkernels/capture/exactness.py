@@ -1,4 +1,4 @@
-"""What a symbolically traced graph would not do as the model does: what is asked before, during and after tracing.
+"""Where a symbolically traced graph would not do as the model does: the checks before, during and after tracing.
 
 Symbolic tracing runs the model's Python once and keeps what it saw. What that Python changes in objects is put back.
 """

@@ -142,7 +142,7 @@ def check_conditions(
 
 
 def _guard_of_failure(clause: Condition, call: CallFacts) -> Guard | None:
-    """What has to change before the clause is asked again. None where that may be no guard: the layer's own forward takes all sizes."""
+    """What has to change before the clause is evaluated again. None where no guard is allowed: the layer's own forward takes all sizes."""
     opposite = clause.part if isinstance(clause, Not) else Not(clause)
     if Evaluation(call.present).holds(opposite) is not True:
         return None  # it has no value for these sizes, as a quotient by zero
@@ -204,7 +204,7 @@ def _is(size: Any, symbol: sympy.Symbol) -> bool:
 class Guard:
     """Conditions on dynamic sizes, all of which hold for the sizes that a graph is captured with.
 
-    It holds on to the capture: it is put in force or dropped before the graph is handed on.
+    It refers to the capture, so it is put in force or dropped before the graph goes to the inner compiler.
 
     Args:
         parts: The conditions.

@@ -2,10 +2,11 @@
 
 `layer_repository` has the values of a mapping, and the same values under a lock or without the network. `loading` leads from one of them
 to a layer: open, choose, check, fetch, import. `request` is the name of a repository in a state, `snapshot` the repository in that state,
-or a directory of the user that replaces it. `verification` checks what is in the cache.
+or a directory of the user that replaces it. `lock` says which repositories may be loaded, `lock_file` reads and writes it. `verification`
+checks what is in the cache.
 
 The rooms behind them: `builds` (names, metadata, files and digests of a build), `remote` (the Hub and its cache), `importing` (a build as a
-module), `locks` (lock files). `fxkernels.kernels` checks what a kernel layer has to look like.
+module). `fxkernels.kernels` checks what a kernel layer has to look like.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from .layer_repository import (
     machine,
 )
 from .loading import choose_build, open_commit
-from .locks.lock import Lock, open_locked
-from .locks.lock_file import LOCK_FILE, read_lock, write_lock
-from .locks.locking import lock_kernels, required_kernels
+from .lock import Lock, open_locked
+from .lock_file import LOCK_FILE, lock_kernels, read_lock, required_kernels, write_lock
 from .remote.cache import CachedRepository
 from .remote.hub_snapshot import HubSnapshot
 from .remote.resolve import available_versions, forget_resolved, resolve

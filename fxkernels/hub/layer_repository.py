@@ -20,8 +20,8 @@ from ..errors import RepositoryError
 from ..kernels.layer import KernelLayer, load_kernel_layer
 from ..target import Target
 from .loading import load_layer, open_repository
-from .locks.lock import Lock, LockedRepository, LockedSnapshot, open_locked
-from .locks.lock_file import LOCK_FILE, read_lock
+from .lock import Lock, LockedRepository, LockedSnapshot, open_locked
+from .lock_file import LOCK_FILE, read_lock
 from .remote.client import no_requests
 from .remote.trust import is_allowed
 from .request import RepositoryRequest, check_repo_id

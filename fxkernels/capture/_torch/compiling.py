@@ -86,7 +86,7 @@ def on_recompile_limit(listener: Callable[[Any, str], None]) -> None:
 
 
 def note_recompile_limit(record: logging.LogRecord) -> bool:
-    """Log filter: Dynamo tells of the limit by a warning only, so the backend is taken from the frame that logs it (torch 2.11, 2.13)."""
+    """Log filter: Dynamo only warns of the limit, so the backend is taken from the frame that logs the warning (torch 2.11, 2.13)."""
     if isinstance(record.msg, str) and record.msg.startswith("torch._dynamo hit config.") and isinstance(record.args, tuple):
         frame = sys._getframe()
         while frame is not None and not (frame.f_code.co_name == "_compile" and "compiler_fn" in frame.f_locals):

@@ -34,7 +34,7 @@ def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
 
 @contextlib.contextmanager
 def unlogged_fakes() -> Iterator[None]:
-    """Within, torch does not log the stack of an operator that raises on fake tensors (2.13, 2.15): the error itself tells of it."""
+    """Within, torch does not log the stack of an operator that raises on fake tensors (2.13, 2.15). The error says enough."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before = log.disabled
     log.disabled = True

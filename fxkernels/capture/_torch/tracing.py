@@ -36,7 +36,7 @@ class Observer(Protocol):
 
 
 class _Cautious:
-    """An observer that is asked no more once torch turns out to lack what it relies on: models then run without kernels."""
+    """Calls an observer until torch turns out to lack an API that it uses; from then on models run without kernels."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -73,7 +73,7 @@ _install_lock = threading.Lock()
 
 @functools.cache
 def install(observer: Observer) -> None:
-    """Have the observer told of frames and inlined calls. Done once per process; frames of other backends pass through unchanged.
+    """Call the observer for frames and inlined calls. Done once per process; frames of other backends pass through unchanged.
 
     Wraps `InliningInstructionTranslator.inline_call`, `InstructionTranslator.run` and `InstructionTranslator._return`.
     """

@@ -12,7 +12,7 @@ from refusals import refusal
 
 from fxkernels.hub import Lock, RepositoryRequest
 from fxkernels.hub.builds.digests import Digests
-from fxkernels.hub.locks.lock import LockedFiles, LockedHash, LockedRepository
+from fxkernels.hub.lock import LockedFiles, LockedHash, LockedRepository
 
 COMMIT, OTHER = "9a31f0c5" * 5, "0123abcd" * 5
 

@@ -10,8 +10,8 @@ import pytest
 from refusals import refusal
 
 from fxkernels.hub import RepositoryRequest, read_lock
-from fxkernels.hub.locks.lock import LockedHash
-from fxkernels.hub.locks.lock_file import lock_text
+from fxkernels.hub.lock import LockedHash
+from fxkernels.hub.lock_file import lock_text
 
 peer = pytest.importorskip("kernels._rust")
 

@@ -13,8 +13,8 @@ from published import kernel
 
 from fxkernels.errors import RepositoryError
 from fxkernels.hub import RepositoryRequest, lock_kernels, required_kernels
-from fxkernels.hub.locks.lock import Lock, LockedFiles
-from fxkernels.hub.locks.lock_file import lock_text
+from fxkernels.hub.lock import Lock, LockedFiles
+from fxkernels.hub.lock_file import lock_text
 
 
 def build(

@@ -1,8 +1,8 @@
 """Locks: which commits of which repositories may be loaded, and the digests of their files.
 
 A lock has for each repository the request that was locked (``acme/norms@v1``), its commit, and the digest of every file of every build.
-A repository, build or file that is not in the lock is refused. `LockedSnapshot` is a repository as a lock has it. `lock_file` reads and
-writes locks, `locking` makes them.
+A repository, build or file that is not in the lock is refused. `LockedSnapshot` is a repository as a lock has it. `lock_file` makes,
+writes and reads lock files.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ...errors import RepositoryError
-from ..builds.digests import Digests, git_blob_sha1, sha256_of, verify_files
-from ..builds.metadata import Metadata
-from ..builds.paths import BLOBS, variant_files
-from ..remote.cache import CachedRepository
-from ..remote.hub_snapshot import HubSnapshot
-from ..remote.trust import require_trust
-from ..request import RepositoryRequest
-from ..snapshot import LOCAL_VARIABLE, local_override
+from ..errors import RepositoryError
+from .builds.digests import Digests, git_blob_sha1, sha256_of, verify_files
+from .builds.metadata import Metadata
+from .builds.paths import BLOBS, variant_files
+from .remote.cache import CachedRepository
+from .remote.hub_snapshot import HubSnapshot
+from .remote.trust import require_trust
+from .request import RepositoryRequest
+from .snapshot import LOCAL_VARIABLE, local_override
 
 _LFS_NAME = 64
 """Digits in the cache's name of an LFS file, which is its SHA-256; that of a git file is its SHA-1."""

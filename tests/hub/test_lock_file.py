@@ -14,8 +14,8 @@ from refusals import refusal
 
 from fxkernels.hub import Lock, RepositoryRequest, read_lock, write_lock
 from fxkernels.hub.builds.digests import Digests
-from fxkernels.hub.locks.lock import LockedFiles, LockedRepository
-from fxkernels.hub.locks.lock_file import lock_text
+from fxkernels.hub.lock import LockedFiles, LockedRepository
+from fxkernels.hub.lock_file import lock_text
 
 COMMIT, OTHER = "9a31f0c5" * 5, "0123abcd" * 5
 
