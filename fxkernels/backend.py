@@ -150,13 +150,13 @@ class HubKernels:
         if options is not None:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
         # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
-        with _torch.said_plainly(), self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
+        with _torch.explains_missing_api(), self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
             plan = self.rewrite(gm, mode)
         if self.session.runner is not None:
             return self.session.runner(gm)
         inner = self.options.inner_in(mode) if self.options.edit else Inner("eager")
         compile_inner = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
-        with _torch.said_plainly(), _torch.cacheable(gm):
+        with _torch.explains_missing_api(), _torch.cacheable(gm):
             compiled = compile_inner(gm, example_inputs)
         return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for call, decision in plan])
 

@@ -4,9 +4,9 @@ Seen working on torch 2.11, 2.13 and 2.15; `tests/capture/_torch/` has a canary 
 `torch._dynamo` or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
-from .gone import said_plainly
+from .missing_api import explains_missing_api
 
-with said_plainly():
+with explains_missing_api():
     from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
     from .compiling import (
         INITIALIZES_BACKENDS,
@@ -87,6 +87,7 @@ __all__ = [
     "constant",
     "current_backend",
     "entry",
+    "explains_missing_api",
     "frame_and_callers",
     "frame_closure",
     "frame_code",
@@ -112,7 +113,6 @@ __all__ = [
     "replays_cuda_graphs",
     "run_for_real",
     "run_on_fakes",
-    "said_plainly",
     "set_backend",
     "sizes_marked_dynamic",
     "timed_compiler",

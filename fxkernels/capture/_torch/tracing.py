@@ -15,7 +15,7 @@ from torch._dynamo.source import LocalSource
 from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslator
 
 from .compiling import note_recompile_limit
-from .gone import is_gone, said_plainly, sentence_of
+from .missing_api import explains_missing_api, is_missing_api, missing_api_message
 from .variables import Frame, Variable
 
 
@@ -60,10 +60,10 @@ class _Cautious:
         try:
             return question(*about)
         except (AttributeError, ImportError) as error:
-            if not is_gone(error):
+            if not is_missing_api(error):
                 raise
             self._gone = True
-            _log.warning("models run without kernels: %s", sentence_of(error))
+            _log.warning("models run without kernels: %s", missing_api_message(error))
             return None
 
 
@@ -77,7 +77,7 @@ def install(observer: Observer) -> None:
 
     Wraps `InliningInstructionTranslator.inline_call`, `InstructionTranslator.run` and `InstructionTranslator._return`.
     """
-    with said_plainly(), _install_lock:
+    with explains_missing_api(), _install_lock:
         observer = _Cautious(observer)
         _wrap_inline_call(observer)
         _wrap_root_frame(observer)

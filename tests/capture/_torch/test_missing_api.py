@@ -55,8 +55,8 @@ def test_what_cannot_go_on_is_an_error_of_one_sentence(program: str) -> None:
     assert f"FxKernelsError: torch {torch.__version__} {SENTENCE}" in result.stderr
 
 
-def test_said_plainly_leaves_the_errors_of_others_alone() -> None:
-    with pytest.raises(AttributeError, match="no such thing"), _torch.said_plainly():
+def test_explains_missing_api_leaves_the_errors_of_others_alone() -> None:
+    with pytest.raises(AttributeError, match="no such thing"), _torch.explains_missing_api():
         raise AttributeError("no such thing")
-    with pytest.raises(FxKernelsError, match=SENTENCE), _torch.said_plainly():
+    with pytest.raises(FxKernelsError, match=SENTENCE), _torch.explains_missing_api():
         _torch.current_backend(object())

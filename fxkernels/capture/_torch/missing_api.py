@@ -15,7 +15,7 @@ _HERE = Path(__file__).parent
 
 
 @contextlib.contextmanager
-def said_plainly() -> Iterator[None]:
+def explains_missing_api() -> Iterator[None]:
     """Within, an AttributeError or ImportError of this package itself is an `FxKernelsError`. Those of others, such as kernels, are not.
 
     Raises:
@@ -24,12 +24,12 @@ def said_plainly() -> Iterator[None]:
     try:
         yield
     except (AttributeError, ImportError) as error:
-        if not is_gone(error):
+        if not is_missing_api(error):
             raise
-        raise FxKernelsError(sentence_of(error)) from error
+        raise FxKernelsError(missing_api_message(error)) from error
 
 
-def is_gone(error: BaseException) -> bool:
+def is_missing_api(error: BaseException) -> bool:
     """Whether an error is that of a file of this package, which asks torch for something that it does not have."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -38,7 +38,7 @@ def is_gone(error: BaseException) -> bool:
     return raised_here and isinstance(error, AttributeError | ImportError)
 
 
-def sentence_of(error: BaseException) -> str:
+def missing_api_message(error: BaseException) -> str:
     """Return the sentence for a private API that is gone."""
     return (
         f"torch {torch.__version__} no longer has what fxkernels relies on: {error}\n"
