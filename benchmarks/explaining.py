@@ -44,7 +44,7 @@ def main() -> None:
         assert not report.counts["missed"], report.summary
 
     def captured() -> None:
-        _torch.call_on_fakes(clone_module(model).module, plain, (INPUT,), {})
+        _torch.call_on_fakes(clone_module(model), plain, (INPUT,), {})
 
     explained()
     captured()

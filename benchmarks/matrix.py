@@ -29,11 +29,11 @@ ENVIRONMENTS = PROJECT / ".matrix"
 RESULTS = Path(__file__).parent / "results" / "matrix.jsonl"
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "canaries": ("tests/capture/test_torch_private",),
+    "canaries": ("tests/capture/_torch/",),
     "capture": ("tests/capture/",),
     "annotations": ("tests/test_annotat",),
     "backend": ("tests/test_backend", "tests/compiling/"),
-    "transform": ("tests/test_transform", "tests/test_graph_module"),
+    "transform": ("tests/test_transform",),
     "lowering": ("tests/kernels/lowering/",),
     "models": ("tests/test_models", "tests/builtin/test_transformers"),
     "hub": ("tests/hub/",),

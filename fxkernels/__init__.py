@@ -10,19 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_hub, use_kernelized_func
-from .device import CUDAProperties, Device, ROCMProperties
-from .errors import CaptureError, ContractError, FxKernelsError, KernelRuntimeError, NoKernelError, RepositoryError
-from .fallback import KernelizeFallback
+from .errors import CaptureError, ContractError, FxKernelsError, KernelizeFallback, KernelRuntimeError, NoKernelError, RepositoryError
 from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository, get_kernel_dep
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
-from .target import Target
+from .target import CUDAProperties, Device, ROCMProperties, Target
 
 if TYPE_CHECKING:
     from .backend import hubkernels
     from .builtin import builtin_mapping
-    from .culprit.bisection import bisect
-    from .culprit.numerics import numerics
+    from .debug.bisection import bisect
+    from .debug.numerics import numerics
     from .explaining import explain
     from .fusion import ANY, Fusion, Layer, alternative, one_of, register_fusion, use_fusions
     from .report.publish import last_report
@@ -37,13 +35,13 @@ _LAZY = {
     "Layer": "fusion",
     "Report": "report.report",
     "alternative": "fusion",
-    "bisect": "culprit.bisection",
+    "bisect": "debug.bisection",
     "builtin_mapping": "builtin",
     "explain": "explaining",
     "hubkernels": "backend",
     "kernelize": "transform",
     "last_report": "report.publish",
-    "numerics": "culprit.numerics",
+    "numerics": "debug.numerics",
     "one_of": "fusion",
     "original": "transform",
     "register_fusion": "fusion",

@@ -65,7 +65,7 @@ def use_kernel_forward_from_hub(name: str, condition: Condition | None = None) -
 
 
 def replace_kernel_forward_from_hub(cls: type, name: str, condition: Condition | None = None) -> None:
-    """Mark somebody else's layer class with the layer name `name`.
+    """Mark a layer class of another library with the layer name `name`.
 
     Prefer the decorator for classes of your own: a third party may change its layer and not know that kernels are mapped to it.
 

@@ -1,4 +1,4 @@
-"""Layer names that stand in the source only: those of the decorators of transformers, and of the `kernels` package, that did nothing.
+"""Layer names that are in the source only: those of the decorators of transformers, and of the `kernels` package, that did nothing.
 
 transformers marks its layers only where it finds a version of `kernels` that it supports (5.23 and 5.24: one that the package index does
 not have); elsewhere its decorators hand back what they get. A module that imports from `kernels` and makes do without it has decorators of
@@ -162,7 +162,7 @@ def _does_nothing(decorator: object) -> bool:
     home = str(getattr(decorator, "__module__", ""))
     if home.startswith(_LIBRARIES[0]):
         return _transformers_marks_nothing()
-    return home.partition(".")[0] not in ("kernels", "fxkernels")  # else something that stands in for an import that failed
+    return home.partition(".")[0] not in ("kernels", "fxkernels")  # else a substitute for an import that failed
 
 
 def _transformers_marks_nothing() -> bool:

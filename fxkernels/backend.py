@@ -21,8 +21,7 @@ from .constraints.gate import OnDepends
 from .decide import Decider, DecisionCache
 from .dropped_output import with_dropped
 from .dump import dump_in_environment
-from .errors import REPOSITORY_CODES, NoKernelError, RepositoryError
-from .fallback import KernelizeFallback
+from .errors import REPOSITORY_CODES, KernelizeFallback, NoKernelError, RepositoryError
 from .fusion import Fusion, is_fusion
 from .fusions import current_fusions
 from .kernels.lowering.lowering import Backward
@@ -156,13 +155,13 @@ class HubKernels:
         if options is not None:
             raise ValueError("give options to hubkernels(...) itself, not to torch.compile(options=...)")
         # Kernels are tried out here: hooks around the compiled call, such as a checkpoint's, must not take what a trial saves.
-        with _torch.said_plainly(), self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
+        with _torch.explains_missing_api(), self.session.lock, torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
             state = self.rewrite(gm, mode)
         if self.session.runner is not None:
             return with_dropped(self.session.runner(gm), state.dropped, self.options.drop_outputs)
         inner = replace(self.options, inner_mode=mode or self.options.inner_mode).compiler if self.options.edit else Inner("eager")
         compile_inner = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
-        with _torch.said_plainly(), _torch.cacheable(gm):
+        with _torch.explains_missing_api(), _torch.cacheable(gm):
             compiled = with_dropped(compile_inner(gm, example_inputs), state.dropped, self.options.drop_outputs)
         return counted(compiled, [(call.site.owner.session.counters, call.key, decision) for call, decision in state.plan])
 

@@ -1,12 +1,14 @@
-"""The errors that fxkernels raises. A user's mistake in a call is a ValueError or a TypeError and is not listed here."""
+"""The errors that fxkernels raises, and the cases in which a call keeps its original layer instead.
+
+A user's mistake in a call is a ValueError or a TypeError and is not listed here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from enum import Flag, auto
 
-if TYPE_CHECKING:
-    from .passes.miss import Miss
+from .passes.miss import Miss
 
 REPOSITORY_CODES: tuple[str, ...] = ("untrusted", "no_variant", "offline", "digest", "load_error")
 """The miss codes of a repository that cannot be used."""
@@ -96,3 +98,51 @@ class KernelRuntimeError(FxKernelsError):
             f"  {type(self.__cause__).__name__}: {self.__cause__}\n"
             "To run the original layer there, exclude its path or take the kernel out of the mapping."
         )
+
+
+class KernelizeFallback(Flag):
+    """Cases in which a call may keep its original layer; in the others `kernelize` raises. The members are those of the `kernels` package.
+
+    `NO_LAYER`: no kernel is mapped to the layer name. `NO_DEVICE`: none for the device. `NO_COMPATIBLE_PROPERTIES`: none for its
+    capability. `NO_COMPATIBLE_MODE`: none for the mode, or the kernel does not support it. `CANNOT_LOAD`: a repository cannot be loaded.
+    `DEFAULT` is all but the last. A call that misses for any other reason (its region, its inputs) keeps the original unless the flag is
+    `NONE`.
+    """
+
+    NONE = 0
+    NO_LAYER = auto()
+    NO_DEVICE = auto()
+    NO_COMPATIBLE_PROPERTIES = auto()
+    NO_COMPATIBLE_MODE = auto()
+    CANNOT_LOAD = auto()
+    DEFAULT = NO_LAYER | NO_DEVICE | NO_COMPATIBLE_PROPERTIES | NO_COMPATIBLE_MODE
+    ALL = DEFAULT | CANNOT_LOAD
+
+    @classmethod
+    def of(cls, value: bool | KernelizeFallback) -> KernelizeFallback:
+        """Return the flags of a ``use_fallback=``: True is `DEFAULT`, False is `NONE`.
+
+        Raises:
+            TypeError: If it is neither a bool nor a flag.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, bool):
+            return cls.DEFAULT if value else cls.NONE
+        raise TypeError(f"use_fallback is True, False or a KernelizeFallback, not {value!r}")
+
+    def permits(self, miss: Miss) -> bool:
+        """Return whether a call with this miss may keep its original layer."""
+        case = _CASES.get(miss.code)
+        return bool(self & case) if case is not None else self is not KernelizeFallback.NONE
+
+
+_CASES: dict[str, KernelizeFallback] = {
+    "no_mapping": KernelizeFallback.NO_LAYER,
+    "no_device": KernelizeFallback.NO_DEVICE,
+    "capability": KernelizeFallback.NO_COMPATIBLE_PROPERTIES,
+    "no_mode": KernelizeFallback.NO_COMPATIBLE_MODE,
+    "no_backward": KernelizeFallback.NO_COMPATIBLE_MODE,
+    "not_compilable": KernelizeFallback.NO_COMPATIBLE_MODE,
+    **dict.fromkeys(REPOSITORY_CODES, KernelizeFallback.CANNOT_LOAD),
+}

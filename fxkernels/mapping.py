@@ -10,11 +10,10 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from .device import Device, device_of
 from .mode import Mode, mapping_mode, preference
 from .passes.gate import Gate
 from .passes.miss import Miss
-from .target import Target
+from .target import Device, Target, device_of
 
 MAPPING = Gate("mapping", "form", ("no_mapping", "no_device", "capability", "no_mode"))
 """Which kernels does the mapping have for the layer name, the device and the mode?"""

@@ -9,8 +9,7 @@ from typing import Any, get_args
 from .admission import Verify, verification
 from .capture import _torch
 from .constraints.gate import OnDepends
-from .device import Device
-from .fallback import KernelizeFallback
+from .errors import KernelizeFallback
 from .fuel import fuel_in_environment
 from .fusion import Fusion
 from .hub import Lock, lock_of
@@ -19,7 +18,7 @@ from .mapping import KernelMapping
 from .mode import Mode
 from .selection import SELECTS, Inner, Select
 from .selection.tuned_plan import TunedPlan, plan_of
-from .target import Target
+from .target import Device, Target
 
 Read = Callable[[str, Any], Any]
 """From an option's name and what the user has given for it to its value; raises `ValueError` or `TypeError`."""

@@ -17,9 +17,8 @@ from .capture.clone import clone_module
 from .capture.dynamo import KERNELIZED
 from .capture.symbolic import trace_exactly
 from .constraints.gate import OnDepends
-from .dry_run import dry_run
-from .errors import CaptureError
-from .fallback import KernelizeFallback
+from .errors import CaptureError, KernelizeFallback
+from .explaining import dry_run
 from .fusions import current_fusions
 from .kernelized import Kernelized
 from .kernels.lowering.lowering import Backward
@@ -114,7 +113,7 @@ def kernelize(
         _check_device(model)
     graph, reason = _graph_of(model, capture)
     options = replace(options, capture="dynamo" if graph is None else "symbolic")
-    result = graph if graph is not None else clone_module(model).module
+    result = graph if graph is not None else clone_module(model)
     backend = HubKernels(options)
     _install(backend, result, model)
     if reason is not None:
@@ -163,7 +162,7 @@ def _install(backend: HubKernels, root: nn.Module, model: nn.Module) -> None:
 
 
 def _without_kernels(model: nn.Module) -> nn.Module:
-    plain = clone_module(model).module
+    plain = clone_module(model)
     for module in plain.modules():
         vars(module).pop(KERNELIZED, None)
     vars(plain).pop("report", None)

@@ -245,7 +245,7 @@ TWINS: tuple[Case, ...] = (
 HAZARDS: dict[str, tuple[str, str]] = {
     "H1": ("The backward writes dX into the incoming gradient", "what a residual connection passes on is wrong"),
     "H2": ("The backward overwrites saved activations", "a second backward, or a second reader, gets wrong gradients"),
-    "H3": ("The forward overwrites queries and keys that are transposed views", "whoever reads them later gets rotated ones"),
+    "H3": ("The forward overwrites queries and keys that are transposed views", "later reads get rotated ones"),
     "H4": ("An argument is ignored (`unsqueeze_dim=2`)", "wrong values, or a crash at other sizes"),
     "H5": ("The output is detached, or the gradient is the identity", "training goes on, and learns something else"),
     "H6": ("Strided input is read as if it were contiguous", "values of other rows"),

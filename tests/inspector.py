@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch._dynamo.testing import CompileCounter
 
 from fxkernels.capture import _torch
+
+X = torch.ones(3)
 
 
 def look(*values: Any) -> Any:
@@ -79,3 +83,38 @@ def graphs_of(function: Callable[..., Any], *inputs: Any) -> list[fx.GraphModule
 
     torch.compile(function, backend=backend)(*inputs)
     return graphs
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.names = ("a", "b")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        look(self)
+        return self.linear(x)
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](x)
+
+
+def graphs_for_any_settings(examine: Callable[..., Any]) -> int:
+    """How many graphs a function gets that ignores its second argument, called with three kinds of it."""
+
+    def function(x: torch.Tensor, settings: Any) -> torch.Tensor:
+        look()
+        return x + 1
+
+    counter = CompileCounter()
+    INSPECTOR.examine = examine
+    compiled = torch.compile(function, backend=counter)
+    for settings in (SimpleNamespace(a=1), {"b": 2}, [3]):
+        compiled(X, settings)
+    return counter.frame_count

@@ -8,11 +8,12 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from fxkernels.hub.builds.digests import Digests, digests_of
+from fxkernels.hub.builds.digests import Digests
 from fxkernels.hub.builds.paths import variant_files
 
 
@@ -27,6 +28,11 @@ def written(directory: Path, files: Mapping[str, str]) -> Path:
 def published(directory: Path) -> Digests:
     """The digests of a build as it is now."""
     return digests_of(variant_files(directory, directory.parent))
+
+
+def digests_of(files: Mapping[str, Path]) -> Digests:
+    """The digests of files as they are now."""
+    return Digests("sha256", {name: hashlib.sha256(path.read_bytes()).digest() for name, path in sorted(files.items())})
 
 
 def left_in_process(module_name: str) -> list[str]:

@@ -18,9 +18,7 @@ ROOMS: tuple[str, ...] = (
     "passes",
     # values
     "errors",
-    "fallback",
     "fuel",
-    "device",
     "target",
     "mode",
     "mapping",
@@ -49,12 +47,11 @@ ROOMS: tuple[str, ...] = (
     "dropped_output",
     "compositions",
     "backend",
-    "dry_run",
     "explaining",
     "kernelized",
     "transform",
     "tuning",
-    "culprit",
+    "debug",
     # what users and programs call
     "__init__",
     "testing",
@@ -68,7 +65,7 @@ PLACE = {room: place for place, room in enumerate(ROOMS)}
 PRIVATE_TORCH_ROOM = "fxkernels/capture/_torch/"
 
 # The rooms whose test files are named after the modules of the room.
-MIRRORED = ("cli", "hub", "kernels", "report")
+MIRRORED = ("capture", "cli", "constraints", "debug", "hub", "kernels", "passes", "report")
 
 # Kernel repositories are other people's code in shape: they import nothing of the library and are imported under ids of their own.
 SOURCES = sorted(
@@ -162,7 +159,7 @@ def test_private_torch_apis_are_recognised(source: str, private: bool, tmp_path:
         ("import fxkernels.hub.remote.trust", "fxkernels.hub.remote.trust"),
         ("def late():\n    from ..transform import kernelize", "fxkernels.transform"),
         ("if TYPE_CHECKING:\n    from ..transform import kernelize", "fxkernels.transform"),
-        ('importlib.import_module("fxkernels.culprit.bisection")', "fxkernels.culprit.bisection"),
+        ('importlib.import_module("fxkernels.debug.bisection")', "fxkernels.debug.bisection"),
         ('def late():\n    return import_module("..transform", __package__).kernelize', "fxkernels.transform"),
         ('__import__("fxkernels.transform")', "fxkernels.transform"),
         ("importlib.import_module(name)", None),

@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fxkernels.device import CUDAProperties, Device
 from fxkernels.mapping import KernelMapping, MappingEntry, current_mapping, register_kernel_mapping, use_kernel_mapping
 from fxkernels.mode import Mode, preference
 from fxkernels.passes.miss import Miss
-from fxkernels.target import Target
+from fxkernels.target import CUDAProperties, Device, Target
 
 CPU = Target(device="cpu", capability=None, torch="2.13", accelerator=None, os="linux", cpu="x86_64")
 H100 = Target(device="cuda", capability=90, torch="2.13", accelerator="cu130", os="linux", cpu="x86_64")

@@ -1,4 +1,4 @@
-"""From a model to graphs in which every annotated call can be told apart: by Dynamo (`dynamo`), or by symbolic tracing (`symbolic`).
+"""From a model to graphs in which every annotated call is marked: by Dynamo (`dynamo`), or by symbolic tracing (`symbolic`).
 
-Nothing is decided here. Every private torch API that fxkernels needs stands in `_torch`.
+Nothing is decided here. `_torch` has every private torch API that fxkernels uses.
 """

@@ -12,7 +12,6 @@ import functools
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -31,49 +30,7 @@ _WEAK = (weakref.ref, weakref.WeakMethod)
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 
 
-@dataclass(frozen=True, eq=False)
-class Clone:
-    """A clone and what belongs to what. Keeps the original alive.
-
-    Args:
-        module: The clone of the model.
-        pairs: Every cloned module with its original, the model's first.
-    """
-
-    module: nn.Module
-    pairs: tuple[tuple[nn.Module, nn.Module], ...]
-
-    @functools.cached_property
-    def paths(self) -> dict[nn.Module, str]:
-        """The path of every cloned module, the first one where there are several. Modules held by attributes only have none."""
-        return {module: path for path, module in self.module.named_modules()}
-
-    def original_of(self, module: nn.Module) -> nn.Module:
-        """Return the original of a cloned module.
-
-        Raises:
-            KeyError: If it is no module of this clone.
-        """
-        return self._originals[id(module)]
-
-    def clone_of(self, module: nn.Module) -> nn.Module:
-        """Return the clone of one of the model's modules.
-
-        Raises:
-            KeyError: If the model does not hold it.
-        """
-        return self._clones[id(module)]
-
-    @functools.cached_property
-    def _originals(self) -> dict[int, nn.Module]:
-        return {id(clone): original for clone, original in self.pairs}
-
-    @functools.cached_property
-    def _clones(self) -> dict[int, nn.Module]:
-        return {id(original): clone for clone, original in self.pairs}
-
-
-def clone_module(model: nn.Module) -> Clone:
+def clone_module(model: nn.Module) -> nn.Module:
     """Return a clone of `model`, which is not changed in any way.
 
     Every module the model can reach (submodules, modules in attributes and in containers there) is cloned once; a module at two places
@@ -84,20 +41,20 @@ def clone_module(model: nn.Module) -> Clone:
     with the original.
 
     Example:
-        >>> clone = clone_module(model).module
+        >>> clone = clone_module(model)
         >>> clone.eval()  # the model goes on training
     """
     cloner = _Cloner()
     module = cloner.module(model)
     cloner.finish()
-    return Clone(module, tuple(cloner.pairs))
+    return module
 
 
 class _Cloner:
     """Clones modules as empty shells first and fills them one by one, so that cycles and long chains of modules need no recursion."""
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[nn.Module, nn.Module]] = []
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self._clones: dict[int, nn.Module] = {}
         self._containers: dict[int, tuple[Any, Any]] = {}  # by id, with the original, which must not be freed before the end
         self._filled = 0
@@ -109,12 +66,12 @@ class _Cloner:
         if clone is None:
             # Not `type(original).__new__`: FSDP's makes an instance of the class it wraps.
             clone = self._clones[id(original)] = object.__new__(type(original))
-            self.pairs.append((clone, original))
+            self._pairs.append((clone, original))
         return clone
 
     def finish(self) -> None:
-        while self._filled < len(self.pairs):
-            self._fill(*self.pairs[self._filled])
+        while self._filled < len(self._pairs):
+            self._fill(*self._pairs[self._filled])
             self._filled += 1
 
     def _fill(self, clone: nn.Module, original: nn.Module) -> None:
@@ -194,7 +151,7 @@ def _holds_module(value: Any, seen: set[int]) -> bool:
 
 
 def _held(value: Any, kind: type) -> Iterator[Any] | None:
-    """What the value holds, or None if nobody looks into values of its kind."""
+    """What the value holds; None for kinds of values that are not searched."""
     if issubclass(kind, dict):
         return iter((*value.keys(), *value.values()))
     if issubclass(kind, _CONTAINERS):

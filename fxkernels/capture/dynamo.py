@@ -25,8 +25,8 @@ from ..passes.layer_call import CallSite
 from ..passes.markers import SITE, enter, leave
 from ..versions import warn_of_untested
 from . import _torch
-from .graph_module import FunctionCall
 from .paths import ModulePaths, without_root
+from .symbolic import FunctionCall
 
 KERNELIZED = "_fxkernels"
 """Attribute of a module that belongs to a kernelized model: its `backend` decides the module's calls."""
@@ -38,7 +38,7 @@ class CapturingBackend(Protocol):
     paths: ModulePaths
 
     parts_only: bool
-    """Whether it is there for the kernelized parts of somebody else's model only."""
+    """Whether it serves only the kernelized parts of a model that the user compiles with another backend."""
 
     def serves(self, layer_name: str) -> bool:
         """Whether the mapping has this name, so that the call's arguments are wanted."""
@@ -158,8 +158,8 @@ def backend_in_charge(frame: _torch.Frame, module: nn.Module | None) -> Any | No
     """Return the backend that decides a call of this module: that of the kernelized model to which it belongs, else the frame's own, if
     it is ours.
 
-    Where a kernelized model is being compiled by somebody else's backend, that one gets the frame's graph after ours has put the kernels
-    into it. Nobody's kernels go into a program that is exported: it is meant to run where they are not.
+    Where another backend compiles a kernelized model, that one gets the frame's graph after ours has put the kernels into it. An exported
+    program gets no kernels: it is meant to run where they are not.
     """
     if is_exporting():
         return None

@@ -1,6 +1,6 @@
-"""What a symbolically traced graph would not do as the model does: what is asked before, during and after tracing.
+"""Where a symbolically traced graph would not do as the model does: the checks before, during and after tracing.
 
-Symbolic tracing runs the model's Python once and keeps what it saw.
+Symbolic tracing runs the model's Python once and keeps what it saw. What that Python changes in objects is put back.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from inspect import Parameter
 from itertools import pairwise, zip_longest
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from ..annotate import annotated_forward
 from ..byte_code import loaded_variable
-from .clone import OWN
+from .clone import OWN, attributes_of
 
 _METHODS = (types.FunctionType, classmethod, staticmethod, property, functools.cached_property, functools.partialmethod)
 _HARMLESS = frozenset(
@@ -149,3 +151,52 @@ def difference(training: fx.Graph, inference: fx.Graph) -> str | None:
 def _spelled(node: fx.Node) -> str:
     """The node as text, with functions by identity: two of them may have one name."""
     return f"{node.op} {node.name} {id(node.target) if callable(node.target) else node.target} {node.args} {node.kwargs}"
+
+
+_DEPTH = 5
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_OPAQUE = (nn.Module, torch.Tensor, type, types.ModuleType, types.FunctionType, types.MethodType, torch.fx.Graph)
+
+
+class PythonState:
+    """The contents of every mutable Python object that some modules hold: their attributes, and the containers and objects in these.
+
+    A clone shares such objects with its model, so what tracing writes into them (an append to a list, an entry in a cache) would be a
+    change of the model. Tensors are not among them: while tracing, an operation on a tensor is recorded and not carried out. Objects that
+    keep their contents in C are not seen.
+
+    Args:
+        modules: The modules by path.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._taken: dict[int, tuple[str, Any, Any]] = {}
+        for path, module in modules.items():
+            self._take(path, vars(module), _DEPTH)
+
+    def restore(self) -> str | None:
+        """Put everything back and return the path of the first thing that had changed, or None."""
+        changed: list[str] = []
+        for path, value, before in self._taken.values():
+            if isinstance(value, dict):
+                missing = object()
+                found = [name for name in {**value, **before} if value.get(name, missing) is not before.get(name, missing)]
+            else:
+                found = [] if list(map(id, value)) == list(map(id, before)) else [""]
+            if found:
+                changed.append(f"{path}.{found[0]}".strip("."))
+                value.clear()
+                (value.update if hasattr(value, "update") else value.extend)(before)
+        return changed[0] if changed else None
+
+    def _take(self, path: str, value: Any, depth: int) -> None:
+        """Remember the value's contents, and those of what it holds."""
+        kind = type(value)  # not isinstance: a weak proxy says that it is what it refers to
+        if not issubclass(kind, _CONTAINERS):
+            value = None if issubclass(kind, _OPAQUE) else attributes_of(value)
+        if value is None or depth == 0 or id(value) in self._taken:
+            return
+        if not isinstance(value, tuple | frozenset):
+            self._taken[id(value)] = (path, value, dict(value) if isinstance(value, dict) else list(value))
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            self._take(f"{path}.{name}".strip(".") if depth == _DEPTH else path, item, depth - 1)

@@ -1,10 +1,14 @@
-"""Symbolic capture: a model as one `torch.fx` graph in which every call of an annotated layer is one node with its exact arguments."""
+"""Symbolic capture: a model as a graph module of one `torch.fx` graph in which every call of an annotated layer is one node.
+
+The graph module is over the modules of a clone of the model. `exactness` says where a graph would not do what the model does.
+"""
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -14,9 +18,7 @@ from torch import fx, nn
 from ..annotate import annotated_forward, annotated_functions
 from ..errors import CaptureError
 from .clone import clone_module
-from .exactness import difference, more_than_a_graph, not_traced, tested_for_none
-from .graph_module import LayerGraph
-from .side_effects import Snapshot
+from .exactness import PythonState, difference, more_than_a_graph, not_traced, tested_for_none
 
 # torch.fx exchanges `nn.Module.__call__` while it traces; two traces at once would take each other's for the original.
 _tracing = threading.RLock()
@@ -38,12 +40,12 @@ def trace_exactly(model: nn.Module) -> LayerGraph:
     reason = difference(in_training.graph, in_inference.graph)
     if reason is not None:
         raise CaptureError(reason)
-    return LayerGraph.over(clone_module(model).module, in_training.graph, in_training.functions)
+    return LayerGraph.over(clone_module(model), in_training.graph, in_training.functions)
 
 
 def _traced(model: nn.Module, training: bool) -> LayerTracer:
     """The tracer that has traced a clone of the model with all flags set alike."""
-    clone = clone_module(model).module
+    clone = clone_module(model)
     for module in clone.modules():
         vars(module)["training"] = training  # by hand: a `train` of the user's own may leave some out
     tracer = LayerTracer(_annotated_functions(clone))
@@ -103,13 +105,13 @@ class LayerTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Trace the root; see `fx.Tracer.trace`. Whatever its code changed in Python objects is put back."""
         with _tracing:
-            snapshot = Snapshot(dict(root.named_modules()))
+            state = PythonState(dict(root.named_modules()))
             self._modes = _modes()
             self._note_tests_for_none(root, None)
             try:
                 return super().trace(root, concrete_args)
             finally:
-                changed = snapshot.restore()
+                changed = state.restore()
                 if changed is not None:
                     self.objections.append(f"{changed} was changed by running the model, and a graph would not change it")
 
@@ -221,3 +223,85 @@ def _modes() -> tuple[Any, ...]:
 def _in_one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+_GRAPH = "_graph"
+
+
+class FunctionCall(nn.Module):
+    """An annotated function as a module below the one whose code calls it: its calls are nodes of the graph, and follow the training flag
+    of that module.
+
+    Args:
+        function: The annotated function.
+        training: The flag of the module that calls it.
+    """
+
+    def __init__(self, function: Callable[..., Any], training: bool) -> None:
+        super().__init__()
+        self.function = function
+        self.training = training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+class LayerGraph(fx.GraphModule):
+    """A graph module that has the submodules, parameters, buffers, hooks and attributes of the module that was traced, object for object.
+
+    A plain `fx.GraphModule` has the called submodules only, registers tensor attributes as buffers (new state-dict keys), and forgets on
+    copying which buffers are not persistent.
+    """
+
+    @classmethod
+    def over(cls, root: nn.Module, graph: fx.Graph, functions: Mapping[str, Callable[..., Any]]) -> LayerGraph:
+        """Return the graph over `root`, whose state it takes over.
+
+        Args:
+            root: A module.
+            graph: A graph of its calls.
+            functions: By path, the annotated functions that the graph calls as modules.
+        """
+        for path, function in functions.items():
+            owner, _, name = path.rpartition(".")
+            caller = root.get_submodule(owner)
+            vars(caller)["_modules"][name] = FunctionCall(function, caller.training)
+        module = cls(root, graph, type(root).__name__)
+        state, of_every_module = vars(module), vars(nn.Module())
+        for name, value in vars(root).items():
+            if name in of_every_module or name not in state:
+                state[name] = value
+        return module
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.__getstate__()  # type: ignore[no-untyped-call]
+        del state[_GRAPH]
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerGraph:
+        memo[id(self)] = module = _empty(type(self).__name__)
+        vars(module).update(copy.deepcopy(self._state(), memo))
+        module.graph = copy.deepcopy(self.graph)
+        return module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # torch pickles the generated code of a plain graph module, and traces that code where it is unpickled. Annotations must not be in
+        # it: those that are strings, as with `from __future__ import annotations`, it cannot write (torch 2.13).
+        graph = copy.deepcopy(self.graph)
+        for node in graph.nodes:
+            node.type = None
+        return _empty, (type(self).__name__,), (self._state(), fx.GraphModule(self, graph))
+
+    def __setstate__(self, state: tuple[dict[str, Any], fx.GraphModule]) -> None:
+        attributes, plain = state
+        vars(self).update(attributes)
+        self.graph = plain.graph
+
+
+def _empty(name: str) -> LayerGraph:
+    module: LayerGraph = LayerGraph.__new__(LayerGraph)
+    type(module).__name__ = name  # torch.fx gives each graph module a class of its own
+    return module

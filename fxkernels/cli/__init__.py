@@ -14,18 +14,14 @@ import torch
 from .. import __version__
 from ..versions import installed_versions, untested
 from .admitted import admitted
-from .check import check
+from .cache import download, verify
+from .compare import check, diff
 from .demo import demo
-from .diff import diff
-from .download import download
 from .env import env
 from .explain import explain
-from .info import info
+from .info import info, versions
 from .lock import lock
-from .numerics import numerics
-from .tune import tune
-from .verify import verify
-from .versions import versions
+from .measure import numerics, tune
 
 __all__ = ["main"]
 

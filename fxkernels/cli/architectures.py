@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import CommandError, described
+from .output import CommandError, described
 
 PREFIX = "hf:"
 

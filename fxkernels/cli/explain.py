@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from .architectures import PREFIX
-from .errors import CommandError, check_output, described
 from .factory import Example, load_example, offered_mapping, target_arguments
+from .output import CommandError, check_output, described
 
 if TYPE_CHECKING:
     from ..report.matrix import Matrix

@@ -15,7 +15,7 @@ import click
 from torch import nn
 
 from .architectures import PREFIX, load_architecture
-from .errors import CommandError, described
+from .output import CommandError, described
 
 if TYPE_CHECKING:
     from ..mapping import KernelMapping

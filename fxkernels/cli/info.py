@@ -1,4 +1,4 @@
-"""`fxkernels info`: the builds and layers of a kernel repository, and which build a target gets."""
+"""`fxkernels info` and `fxkernels versions`: what a kernel repository has, and the commits of its versions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..hub import (
+    CachedRepository,
     HubSnapshot,
     LocalSnapshot,
     Metadata,
@@ -167,3 +168,28 @@ def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:
         said = [f"{flag} = {layer[flag]}" for flag in ("has_backward", "can_torch_compile") if layer[flag] is not None]
         lines += [f"    {', '.join(said)}"] if said else []
     return lines or ["  none"]
+
+
+@click.command(short_help="List the versions of a kernel repository.")
+@click.argument("repo_id", metavar="REPO")
+@prints_output
+def versions(repo_id: str) -> CommandOutput:
+    """List the versions of a kernel repository with their current commits.
+
+    With HF_HUB_OFFLINE=1, the versions that were resolved before. The exit code is 1 if there are none.
+
+    \b
+    Examples:
+      fxkernels versions kernels-community/activation
+      fxkernels versions kernels-community/activation --json
+    """
+
+    found = available_versions(repo_id)
+    cached = set(CachedRepository.of(repo_id).commits())
+    lines = [f"{repo_id}"]
+    lines += [f"  version {version:<4} {commit}{'  in the cache' if commit in cached else ''}" for version, commit in found.items()]
+    entries = [{"version": version, "commit": commit, "cached": commit in cached} for version, commit in found.items()]
+    value = {"repository": repo_id, "versions": entries}
+    if not found:
+        return CommandOutput(value, (), f"{repo_id} has no versions (branches v1, v2 ...); name a branch, tag or commit with --revision")
+    return CommandOutput(value, tuple(lines))

@@ -97,7 +97,7 @@ class CallFacts:
     def of(
         kernel: KernelLayer, binding: Binding, inputs: Sequence[Any], target: Target | None = None, triton: str | None = None
     ) -> CallFacts:
-        """Return the call of a kernel in the place of a layer call.
+        """Return the call of a kernel instead of a layer call.
 
         Args:
             kernel: The kernel layer.

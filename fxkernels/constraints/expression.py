@@ -173,7 +173,7 @@ def clauses(condition: Condition) -> tuple[Condition, ...]:
 
 
 def parts_of(condition: Condition, wanted: bool = True) -> tuple[bool, list[tuple[Condition, bool]]] | None:
-    """Return what a condition is made of: whether all parts are needed, and each part with whether it or its opposite is wanted.
+    """Return the parts of a condition: whether all are needed, and each part with whether it or its opposite is wanted.
 
     Args:
         condition: The condition.

@@ -1,14 +1,18 @@
-"""The gate of constraints: does a layer call meet what a kernel demands of it, and is it of the sizes for which the kernel was probed?"""
+"""The gate of constraints: does a layer call meet what a kernel demands of it, and is it of the sizes for which the kernel was probed?
+
+Where the answer depends on dynamic sizes, it becomes a guard of the graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sympy
 import torch
 
+from ..capture import _torch
 from ..kernels.binding import Binding
 from ..kernels.layer import KernelLayer
 from ..passes.gate import Gate
@@ -19,8 +23,7 @@ from .evaluate import Evaluation
 from .expression import Compare, Condition, Measure, Not, Reference, clauses
 from .expression import Literal as Constant
 from .grammar import parse
-from .guard import Guard
-from .sizes import dynamic_reads, symbols_of
+from .sizes import dynamic_reads, nearby, symbols_of
 from .smallest_change import smallest_change
 from .vocabulary import CALLABLE, TARGET_FACTS
 
@@ -146,7 +149,7 @@ def check_conditions(
 
 
 def _guard_of_failure(clause: Condition, call: CallFacts) -> Guard | None:
-    """What has to change before the clause is asked again. None where that may be no guard: the layer's own forward takes all sizes."""
+    """What has to change before the clause is evaluated again. None where no guard is allowed: the layer's own forward takes all sizes."""
     opposite = clause.part if isinstance(clause, Not) else Not(clause)
     if Evaluation(call.present).holds(opposite) is not True:
         return None  # it has no value for these sizes, as a quotient by zero
@@ -202,3 +205,56 @@ def _within(reference: Reference, call: CallFacts, symbol: sympy.Symbol) -> Iter
 
 def _is(size: Any, symbol: sympy.Symbol) -> bool:
     return isinstance(size, torch.SymInt | torch.SymFloat) and bool(size.node.expr == symbol)
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Conditions on dynamic sizes, all of which hold for the sizes that a graph is captured with.
+
+    It refers to the capture, so it is put in force or dropped before the graph goes to the inner compiler.
+
+    Args:
+        parts: The conditions.
+        call: The call whose sizes they speak of.
+    """
+
+    parts: tuple[Condition, ...]
+    call: CallFacts
+
+    @staticmethod
+    def of(conditions: Iterable[Condition], call: CallFacts) -> Guard:
+        """Return what makes conditions hold for the call's present sizes, as little as suffices.
+
+        Args:
+            conditions: Conditions that hold by `call.present`.
+            call: The call.
+        """
+        present, always = Evaluation(call.present), Evaluation(call)
+        atoms = dict.fromkeys(atom for condition in conditions for atom in present.support(condition))
+        return Guard(tuple([atom for atom in atoms if always.holds(atom) is not True]), call)
+
+    def enforce(self) -> None:
+        """Make it a guard of the graph that is being captured: called with other sizes, the graph is captured and decided anew."""
+        for part in self.parts:
+            if Evaluation(self.call, guarding=True).holds(part) is not True:
+                raise AssertionError(f"{part} holds for the sizes of the capture, and then it does not")
+
+    @property
+    def fixes(self) -> str | None:
+        """A size that the user has marked as dynamic and that this would fix or restrict more than was promised; None if there is none."""
+        reads = {read: symbols_of(size) for part in self.parts for read, size in dynamic_reads(part, self.call).items()}
+        symbols = set().union(*reads.values())
+        promised = _torch.sizes_marked_dynamic(self.call.environment) if symbols else {}
+        for symbol, is_strict in promised.items():
+            if symbol in symbols and (is_strict or not self._leaves_a_choice(symbol, symbols)):
+                return next(str(read) for read, own in reads.items() if symbol in own)
+        return None
+
+    def _leaves_a_choice(self, symbol: Any, symbols: set[Any]) -> bool:
+        """Whether it holds for a second value of the symbol, the others staying as they are or going along with it."""
+        sizes = {each: int(self.call.hints[each]) for each in symbols}
+        others = (Evaluation(self.call.at(other)) for other in nearby(sizes) if other[symbol] != sizes[symbol])
+        return any(all(other.holds(part) for part in self.parts) for other in others)
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.parts))

@@ -286,7 +286,7 @@ def _described(node: ast.expr) -> str:
         case ast.Constant(value):
             return f"{type(value).__name__} such as {value!r}"
         case ast.Compare() | ast.BoolOp() | ast.UnaryOp(ast.Not(), _):
-            return "condition in the place of a value"
+            return "condition instead of a value"
         case ast.Call():
             return "call of anything but a word"
     return f"{type(node).__name__} expression"

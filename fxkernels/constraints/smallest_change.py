@@ -130,7 +130,7 @@ class _Changes:
                 place: self._resized(place, [candidate if isinstance(each, int) and each == size else each for each in other.shape])
                 for place, other in tensors.items()
             }
-            yield f"with size {candidate} in the place of {size} everywhere", replace(self.call, changed=everywhere)
+            yield f"with size {candidate} instead of {size} everywhere", replace(self.call, changed=everywhere)
 
     def _resized(self, of: Reference, shape: Sequence[Size]) -> TensorFacts:
         """The tensor with other sizes; contiguous as before, if it was."""

@@ -11,17 +11,15 @@ from torch import nn
 from ..errors import RepositoryError
 from ..kernels.layer import KernelIdentity, KernelLayer
 from ..target import Target
-from .builds.constraints import declared_constraints
-from .builds.metadata import Metadata
+from .builds.metadata import Metadata, declared_constraints
 from .builds.requirements import check_requirements
 from .builds.variants import RejectedVariant, choose_variant, why_not_arch
-from .importing.dependency_tree import Build, import_build
-from .overrides import local_override
+from .importing.importer import Build, import_build
 from .remote.hub_snapshot import HubSnapshot
 from .remote.resolve import resolve
 from .remote.trust import require_trust
 from .request import RepositoryRequest
-from .snapshot import LAYOUT, LocalSnapshot, Snapshot
+from .snapshot import LAYOUT, LocalSnapshot, Snapshot, local_override
 
 Open = Callable[[RepositoryRequest], Snapshot]
 """Opens a repository that a kernel depends on. It checks whether that one's code may run."""

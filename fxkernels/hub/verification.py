@@ -16,7 +16,7 @@ from ..errors import RepositoryError
 from .builds.digests import verify_files
 from .builds.metadata import FILE_NAME, parse_metadata
 from .builds.paths import BUILD, variant_files
-from .locks.lock import Lock, LockedFiles, LockedRepository, LockedVariant
+from .lock import Lock, LockedFiles, LockedRepository, LockedVariant
 from .remote.cache import CachedRepository, ListedFile, files_of_build
 from .snapshot import LocalSnapshot
 

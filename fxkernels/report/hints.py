@@ -1,4 +1,4 @@
-"""The smallest change after which a miss would not be one, as a phrase that ends "it would match ..."."""
+"""The smallest change after which a missed call would match, as a phrase that follows "it would match"."""
 
 from __future__ import annotations
 

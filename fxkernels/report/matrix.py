@@ -49,7 +49,7 @@ class Matrix(Mapping[Target, Report]):
         return tuple(dict.fromkeys(call.layer_name for report in self.values() for call in report.calls))
 
     def cell(self, layer_name: str, target: str | Target) -> Counter[KernelIdentity | str]:
-        """Return what becomes of the calls of a layer name on a target: how many get which kernel, and how many none for which reason.
+        """Return the outcomes of the calls of a layer name on a target: how many get which kernel, and how many get none for which reason.
 
         Args:
             layer_name: One of `layer_names`.

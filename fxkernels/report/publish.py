@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Iterator
 
-from ..capture._torch.structured_trace import trace_artifact
+from ..capture import _torch
 from .fold import fold_calls, folded_message, outcome_of, reason_of
 from .report import Report
 from .terminal import render_text
@@ -50,8 +50,8 @@ def trace(report: Report) -> None:
             _log.debug("%s", line)
     if report.capture != "dynamo" or report.pending:
         return  # the trace is that of compilations
-    trace_artifact("fxkernels_report", "string", lambda: render_text(report, _WIDTH))
-    trace_artifact("fxkernels_report_data", "json", report.to_json)
+    _torch.trace_artifact("fxkernels_report", "string", lambda: render_text(report, _WIDTH))
+    _torch.trace_artifact("fxkernels_report_data", "json", report.to_json)
 
 
 def reason_lines(report: Report) -> Iterator[str]:

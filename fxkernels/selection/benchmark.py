@@ -202,7 +202,7 @@ def measure(contest: Contest, budget: Budget) -> Results | str:
         return found
     if budget.is_used_up:
         return f"the budget for measuring, {budget.seconds:g} s, is used up; the next run goes on from here, or raise select_budget="
-    with budget.spending(contest.path), _torch.apart():
+    with budget.spending(contest.path), _torch.isolated_compile():
         held = _torch.run_for_real(lambda: _held(contest), [contest.device])
     if isinstance(held, Results):
         _log.info("timed at %s, %s: %s", contest.path, contest.direction, _summary(contest, held))
@@ -217,7 +217,7 @@ def measure(contest: Contest, budget: Budget) -> Results | str:
 def _held(contest: Contest) -> Results | str:
     """Times of all sides that can be compiled and run. Backwards run in the calling thread: Inductor compiles one when it first runs, under
     a lock that a compilation around ours holds (torch 2.11)."""
-    with torch.autograd.set_multithreading_enabled(False), _torch.aside(contest.device):
+    with torch.autograd.set_multithreading_enabled(False), _torch.capture_stream(contest.device):
         return _times(contest)
 
 

@@ -22,8 +22,8 @@ from fxkernels.cache_directory import write_record
 from fxkernels.cli import main
 from fxkernels.hub import LockedLayerRepository, RepositoryRequest
 from fxkernels.hub.builds.digests import Digests
-from fxkernels.hub.locks.lock import Lock, LockedFiles, LockedRepository
-from fxkernels.hub.locks.lock_file import write_lock
+from fxkernels.hub.lock import Lock, LockedFiles, LockedRepository
+from fxkernels.hub.lock_file import write_lock
 
 TESTS = Path(__file__).parent.parent
 CORRECT = "hazard-twins:RMSNorm"

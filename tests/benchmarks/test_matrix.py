@@ -11,7 +11,7 @@ from fxkernels.versions import TESTED
 
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="6">
-  <testcase classname="tests.capture.test_torch_private_alone" name="test_flag"><failure message="AttributeError">...</failure></testcase>
+  <testcase classname="tests.capture._torch.test_tracing" name="test_flag"><failure message="AttributeError">...</failure></testcase>
   <testcase classname="tests.capture.test_paths.TestPaths" name="test_root"/>
   <testcase classname="tests.capture.test_paths" name="test_teardown"><error message="ResourceWarning">...</error></testcase>
   <testcase classname="" name="tests.hub.test_faults"><error message="collection failure">...</error></testcase>

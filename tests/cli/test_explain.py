@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fxkernels.cli import main
-from fxkernels.cli.errors import CommandError
 from fxkernels.cli.factory import load_target
+from fxkernels.cli.output import CommandError
 from fxkernels.report.report import Report
 
 TESTS = Path(__file__).parent.parent

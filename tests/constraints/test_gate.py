@@ -62,7 +62,7 @@ def test_a_change_has_to_meet_all_other_constraints_too() -> None:
         ["dim(x, -1) % 8 == 0", "dim(x, -1) == dim(self.weight, 0)"], called(x=torch.empty(4, 100), self_={"weight": torch.empty(100)})
     )
     assert miss.miss is not None
-    assert miss.miss.data["change"] == "with size 104 in the place of 100 everywhere"
+    assert miss.miss.data["change"] == "with size 104 instead of 100 everywhere"
     alone = checked(["dim(x, -1) % 8 == 0", "dim(x, -1) == 100"], called(x=torch.empty(4, 100))).miss
     assert alone is not None
     assert alone.data["change"] == ""

@@ -70,7 +70,7 @@ def test_layout_is_changed_where_it_is_what_fails() -> None:
 
 
 def test_a_size_that_others_have_too_is_changed_everywhere() -> None:
-    assert change("dim(x, -1) % 8 == 0", "dim(x, -1) == dim(self.weight, 0)") == "with size 104 in the place of 100 everywhere"
+    assert change("dim(x, -1) % 8 == 0", "dim(x, -1) == dim(self.weight, 0)") == "with size 104 instead of 100 everywhere"
 
 
 @pytest.mark.parametrize(

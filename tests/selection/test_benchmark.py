@@ -20,7 +20,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from fxkernels import Fusion, KernelizeFallback, Layer, hubkernels, use_fusions
 from fxkernels.backend import HubKernels
-from fxkernels.dry_run import dry_run
+from fxkernels.explaining import dry_run
 from fxkernels.options import Options
 from fxkernels.report.model import CallReport
 from fxkernels.selection import Budget

@@ -60,7 +60,7 @@ class TestOnAGpu:
 
     @pytest.fixture(autouse=True)
     def on_a_stream_of_its_own(self) -> Iterator[None]:
-        with _torch.aside(torch.device("cuda", 0)):
+        with _torch.capture_stream(torch.device("cuda", 0)):
             yield
 
     def test_the_devices_time_is_that_of_the_work_and_the_hosts_that_of_asking_for_it(self) -> None:

@@ -1,40 +1,41 @@
 """Every private torch API that fxkernels touches, each behind a function with a plain name.
 
-Seen working on torch 2.11, 2.13 and 2.15; `tests/capture/test_torch_private*.py` have a canary for each. Nobody else imports from
+Seen working on torch 2.11, 2.13 and 2.15; `tests/capture/_torch/` has a canary for each. No other file imports from
 `torch._dynamo` or its neighbours. Importing this package imports Dynamo, so it is imported when our backend is first used and not before.
 """
 
-from .gone import said_plainly
+from .missing_api import explains_missing_api
 
-with said_plainly():
-    from .apart import apart, is_inductor, replays_cuda_graphs, timed_compiler, timed_settings
+with explains_missing_api():
     from .autograd_graph import Indescribable, SavedTensors, Tape, recording_autograd
-    from .caching import cacheable
-    from .compiled_module import compiled_module
     from .compiling import (
         INITIALIZES_BACKENDS,
         ISOLATED,
         as_if_compiling,
-        call_on_fakes,
+        cacheable,
         cause_of,
         compile_key,
-        compiled_apart,
+        compiled_module,
+        compiled_with_own_frames,
         compiling_around,
         entry,
         graph_break_reason,
         in_canonical_order,
         inner_compiler,
         is_eager,
+        is_inductor,
         is_wrapper_subclass,
         on_recompile_limit,
         operations_are_watched,
-        run_on_fakes,
-        unlogged_fakes,
+        replays_cuda_graphs,
+        sizes_marked_dynamic,
+        timed_compiler,
+        timed_settings,
+        trace_artifact,
         unwrapped_backend,
     )
-    from .dynamic_sizes import sizes_marked_dynamic
-    from .replaying import aside, replayed
-    from .running import Watched, run_for_real, watch_on_fakes
+    from .isolation import capture_stream, isolated_compile, replayed
+    from .running import Watched, call_on_fakes, run_for_real, run_on_fakes, unlogged_fakes, watch_on_fakes
     from .tracing import (
         Observer,
         add_marker,
@@ -47,8 +48,9 @@ with said_plainly():
         module_stack,
         set_backend,
     )
-    from .types import Frame, Variable
     from .variables import (
+        Frame,
+        Variable,
         attribute,
         constant,
         graph_argument,
@@ -72,20 +74,20 @@ __all__ = [
     "Variable",
     "Watched",
     "add_marker",
-    "apart",
     "as_if_compiling",
-    "aside",
     "attribute",
     "cacheable",
     "call_on_fakes",
+    "capture_stream",
     "cause_of",
     "compile_key",
-    "compiled_apart",
     "compiled_module",
+    "compiled_with_own_frames",
     "compiling_around",
     "constant",
     "current_backend",
     "entry",
+    "explains_missing_api",
     "frame_and_callers",
     "frame_closure",
     "frame_code",
@@ -98,6 +100,7 @@ __all__ = [
     "is_inductor",
     "is_wrapper_subclass",
     "isinstance_lazy",
+    "isolated_compile",
     "local_variable",
     "module_stack",
     "on_recompile_limit",
@@ -110,11 +113,11 @@ __all__ = [
     "replays_cuda_graphs",
     "run_for_real",
     "run_on_fakes",
-    "said_plainly",
     "set_backend",
     "sizes_marked_dynamic",
     "timed_compiler",
     "timed_settings",
+    "trace_artifact",
     "type_name",
     "unlogged_fakes",
     "unpacked",

@@ -77,7 +77,7 @@ class Tape:
         self._tensors = None
 
     def is_cut(self) -> bool:
-        """Whether a node in it stands for an operator without a derivative: a gradient ends there."""
+        """Whether a node in it is that of an operator without a derivative: a gradient ends there."""
         return any(step.node.name().endswith("NotImplemented") for step in self._steps)
 
     def signature(self, saved: SavedTensors) -> Hashable:
@@ -87,7 +87,7 @@ class Tape:
             saved: Where the graph's saved tensors are.
 
         Raises:
-            Indescribable: If that cannot be told.
+            Indescribable: If that cannot be decided.
         """
         known = {id(tensor) for tensor in saved.tensors}
         return tuple((type(step.node), step.routes, _constants(step, known)) for step in self._steps), tuple(self._roots)

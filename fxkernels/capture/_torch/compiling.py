@@ -1,4 +1,4 @@
-"""Compiled graphs and compiled calls: what a backend needs to know of its graph, and how a module is compiled."""
+"""Compiled graphs and compiled calls: what a backend needs to know of its graph, how a module is compiled, and by which inner compiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,27 +15,29 @@ from torch import fx, nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._dynamo import compiled_autograd, config, output_graph
 from torch._dynamo.backends.registry import lookup_backend
-from torch._dynamo.eval_frame import skip_code
+from torch._dynamo.eval_frame import OptimizedModule, skip_code
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._guards import CompileContext
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._inductor import config as inductor_config
+from torch._logging._internal import trace_structured
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
+from torch.fx.experimental.symbolic_shapes import StrictMinMaxConstraint
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_map
 
 ISOLATED: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 """Arguments of `torch.compile` by which its frames are counted by themselves: else the ninth model of a class, each with a backend of its
 own, meets the recompile limit. Torch 2.11 has no such thing."""
 
+_CUDA_GRAPHS = "triton.cudagraphs"
+
 INITIALIZES_BACKENDS: bool = hasattr(torch._TorchCompileWrapper, "_dynamo_backend_init")
 """Whether `torch.compile` calls the `_dynamo_backend_init` of a backend whenever it resolves one, as torch 2.15 does."""
 
-_MANY = 1 << 16
-
 
 def unwrapped_backend(backend: Any) -> tuple[Any, Any]:
-    """Return the backend that somebody passed to `torch.compile`, and the object that torch wrapped around it (or the backend itself)."""
+    """Return the backend that was passed to `torch.compile`, and the object that torch wrapped around it (or the backend itself)."""
     wrapper = backend
     while True:
         for attribute in ("_torchdynamo_orig_backend", "compiler_fn"):
@@ -85,7 +86,7 @@ def on_recompile_limit(listener: Callable[[Any, str], None]) -> None:
 
 
 def note_recompile_limit(record: logging.LogRecord) -> bool:
-    """Log filter: Dynamo tells of the limit by a warning only, so the backend is taken from the frame that logs it (torch 2.11, 2.13)."""
+    """Log filter: Dynamo only warns of the limit, so the backend is taken from the frame that logs the warning (torch 2.11, 2.13)."""
     if isinstance(record.msg, str) and record.msg.startswith("torch._dynamo hit config.") and isinstance(record.args, tuple):
         frame = sys._getframe()
         while frame is not None and not (frame.f_code.co_name == "_compile" and "compiler_fn" in frame.f_locals):
@@ -96,7 +97,7 @@ def note_recompile_limit(record: logging.LogRecord) -> bool:
     return True
 
 
-def compiled_apart(function: Callable[..., Any], backend: Any) -> Callable[..., Any]:
+def compiled_with_own_frames(function: Callable[..., Any], backend: Any) -> Callable[..., Any]:
     """Return what `torch.compile` gives, with compiled frames of its own: it uses none that were compiled for another call of this
     function, and none of its are used there.
     """
@@ -152,65 +153,6 @@ def cause_of(error: Exception) -> BaseException:
     return error.inner_exception if isinstance(error, BackendCompilerFailed) else error
 
 
-def run_on_fakes(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
-    """Call a function on a graph's example values: nothing is computed, and no guard is added for what it asks of symbolic sizes."""
-    mode = next((value.fake_mode for value in inputs if isinstance(value, FakeTensor)), None)
-    if mode is None:
-        raise ValueError("no input is a fake tensor")
-    quiet = mode.shape_env.suppress_guards() if mode.shape_env is not None else contextlib.nullcontext()
-    with mode, quiet, torch.no_grad():
-        return function(*inputs)
-
-
-@contextlib.contextmanager
-def unlogged_fakes() -> Iterator[None]:
-    """Within, torch does not log the stack of an operator that raises on fake tensors (2.13, 2.15): the error itself tells of it."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.disabled
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = before
-
-
-def call_on_fakes(module: nn.Module, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Compile and call a module with a fake tensor in the place of every tensor of the module and of the arguments: shapes and devices,
-    no data. A tensor on the meta device counts as one on the CPU: models mix it with tensors that they make there.
-
-    The module's parameters and buffers are exchanged for the time of the call only, in dictionaries of its own.
-    """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    memo: dict[int, Any] = {}
-
-    def fake(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        if id(value) not in memo:
-            memo[id(value)] = _on_cpu(value, mode) if value.is_meta else mode.from_tensor(value, static_shapes=True)
-        return memo[id(value)]
-
-    for submodule in module.modules():
-        for store in ("_parameters", "_buffers"):
-            submodule.__dict__[store] = {name: fake(value) for name, value in submodule.__dict__[store].items()}
-    args, kwargs = tree_map(fake, (args, kwargs))
-    # Frames that Dynamo compiles are remembered with their code, and few of one code: those that are compiled here are not to count among
-    # the user's. So the outermost frame has a code of its own, and those after a graph break, where torch can do that, an isolated count.
-    code = _call.__code__.replace(co_consts=_call.__code__.co_consts)
-    with mode, unlogged_fakes(), config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY):
-        torch.compile(FunctionType(code, globals()), backend=backend, **ISOLATED)(module, args, kwargs)
-
-
-def _call(module: Any, args: Any, kwargs: Any) -> Any:
-    return module._call_impl(*args, **kwargs)
-
-
-def _on_cpu(value: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    with mode:
-        fake = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="cpu")
-        return nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake.requires_grad_(value.requires_grad)
-
-
 def inner_compiler(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:
     """Return the compiler that `torch.compile(backend=inner, mode=mode, options=options)` would call with a graph and its inputs.
 
@@ -230,3 +172,111 @@ def is_eager(inner: str | Callable[..., Any]) -> bool:
 def is_wrapper_subclass(value: Any) -> bool:
     """Whether a tensor is a wrapper around others, such as a DTensor."""
     return isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value) and not isinstance(value, FakeTensor)
+
+
+def compiled_module(module: nn.Module) -> tuple[nn.Module, Any] | None:
+    """Return the module that was given to `torch.compile`, and the compiler as Dynamo will call it; None for any other module."""
+    if not isinstance(module, OptimizedModule):
+        return None
+    original: nn.Module = module._orig_mod
+    return original, module.dynamo_ctx.callback
+
+
+@contextlib.contextmanager
+def cacheable(gm: fx.GraphModule) -> Iterator[None]:
+    """While a graph is compiled, let AOTAutograd's cache take it, if all our functions in it have a `cache_key`.
+
+    The key of a graph has the import statements of its functions in it: module and qualified name, under which the very function must be
+    found (torch 2.11 and 2.13). So a function gets its `cache_key` for a qualified name, and is in its module under that name
+    meanwhile. Inductor's list of functions that may be cached is part of the key too; it gets those of this graph only.
+
+    Args:
+        gm: A graph. Functions with an attribute `cache_key` are ours; one whose key is None rules the cache out.
+    """
+    ours = {
+        node.target: None
+        for owner in gm.modules()
+        if isinstance(owner, fx.GraphModule)
+        for node in owner.graph.nodes
+        if node.op == "call_function" and hasattr(node.target, "cache_key")
+    }
+    functions: list[Any] = list(ours)
+    if not functions or any(function.cache_key is None for function in functions):
+        yield
+        return
+    allowed = {f"{function.__module__}.{function.__name__}": "" for function in functions}
+    with contextlib.ExitStack() as stack:
+        for function in functions:
+            stack.callback(setattr, function, "__qualname__", function.__qualname__)
+            function.__qualname__ = f"{function.__name__}_{function.cache_key}"
+            names = vars(sys.modules[function.__module__])
+            names[function.__qualname__] = function
+            stack.callback(names.pop, function.__qualname__, None)
+        stack.enter_context(
+            inductor_config.patch(unsafe_marked_cacheable_functions={**inductor_config.unsafe_marked_cacheable_functions, **allowed})
+        )
+        yield
+
+
+def sizes_marked_dynamic(environment: Any) -> dict[Any, bool]:
+    """Return the symbols of sizes that `mark_dynamic` promises to be dynamic; whether no guard but the promised range is allowed at all.
+
+    A guard that fixes such a size is an error of the compilation (a constraint violation). If torch keeps no list of its inputs any more,
+    nothing is found, and that error is what the user sees.
+
+    Args:
+        environment: The shape environment of a capture.
+    """
+    promised: dict[Any, bool] = {}
+    for tracked in getattr(environment, "tracked_fakes", None) or ():
+        constraints = getattr(tracked.symbolic_context, "constraint_sizes", None)
+        for size, constraint in zip(getattr(tracked.fake, "shape", ()), constraints or (), strict=False):
+            if constraint is None or constraint.warn_only or not hasattr(size, "node"):
+                continue
+            for symbol in size.node.expr.free_symbols:
+                promised[symbol] = promised.get(symbol, False) or isinstance(constraint, StrictMinMaxConstraint)
+    return promised
+
+
+def trace_artifact(name: str, encoding: str, content: Callable[[], str]) -> None:
+    """Hand a text to TORCH_TRACE, which files it under the compilation that is going on.
+
+    Nothing is computed where no trace is written; torch finds that out at its first event, which Dynamo's own is (torch 2.11, 2.13, 2.14).
+
+    Args:
+        name: Name of the file that tlparse makes of it.
+        encoding: ``"string"`` or ``"json"``.
+        content: Returns the text, with line breaks: the log's readers do not like long lines.
+    """
+    # Outside of a compilation there is no id to file it under; it is written all the same then.
+    trace_structured("artifact", metadata_fn=lambda: {"name": name, "encoding": encoding}, payload_fn=content, expect_trace_id=False)
+
+
+def is_inductor(inner: str | Callable[..., Any]) -> bool:
+    """Whether a compiler is Inductor, also where torch has wrapped it."""
+    return inner == "inductor" or getattr(unwrapped_backend(inner)[0], "compiler_name", None) == "inductor"
+
+
+def replays_cuda_graphs(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> bool:
+    """Whether a compiler's code is run by replaying CUDA graphs, so that the device does not wait for the host."""
+    if not is_inductor(inner):
+        return False
+    settings = _settings(inner, mode, options)
+    return bool(settings.get(_CUDA_GRAPHS, inductor_config.triton.cudagraphs))
+
+
+def timed_compiler(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> Callable[..., Any]:
+    """Return a compiler as `inner_compiler` does, but one whose code uses no CUDA graphs: a contest captures its own."""
+    if is_inductor(inner):
+        return inner_compiler("inductor", None, {**timed_settings(inner, mode, options), _CUDA_GRAPHS: False})
+    return inner_compiler(inner, mode, options) if isinstance(inner, str) else inner
+
+
+def timed_settings(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that Inductor's mode and options stand for, without that of CUDA graphs, in the order of their names."""
+    return {name: value for name, value in sorted(_settings(inner, mode, options).items()) if name != _CUDA_GRAPHS}
+
+
+def _settings(inner: str | Callable[..., Any], mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    wrapper: Any = inner_compiler("inductor", mode, options) if isinstance(inner, str) else unwrapped_backend(inner)[0]
+    return dict(wrapper.config)

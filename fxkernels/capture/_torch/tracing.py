@@ -1,4 +1,4 @@
-"""Being told of what Dynamo traces, and asking about the frames that it traces."""
+"""An observer of the frames and calls that Dynamo traces, and what can be read of such a frame."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch._dynamo.source import LocalSource
 from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslator
 
 from .compiling import note_recompile_limit
-from .gone import is_gone, said_plainly, sentence_of
-from .types import Frame, Variable
+from .missing_api import explains_missing_api, is_missing_api, missing_api_message
+from .variables import Frame, Variable
 
 
 class Observer(Protocol):
-    """Who is told when Dynamo begins and ends to trace a frame."""
+    """Is called when Dynamo begins and ends to trace a frame."""
 
     def frame_begins(self, frame: Frame) -> Any:
         """A frame is compiled on its own; what is returned goes to `frame_ends`."""
@@ -29,14 +29,14 @@ class Observer(Protocol):
         """That frame returns a value, its graph being complete."""
 
     def call_begins(self, frame: Frame, function: FunctionType, args: list[Variable], kwargs: dict[str, Variable]) -> Any:
-        """A call is about to be inlined; None means that nobody is interested in its end."""
+        """A call is about to be inlined; None: `call_ends` is not called for it."""
 
     def call_ends(self, frame: Frame, token: Any, result: Variable | None) -> None:
         """That call was inlined; None if it raised or broke the graph."""
 
 
 class _Cautious:
-    """An observer that is asked no more once torch turns out to lack what it relies on: models then run without kernels."""
+    """Calls an observer until torch turns out to lack an API that it uses; from then on models run without kernels."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -60,10 +60,10 @@ class _Cautious:
         try:
             return question(*about)
         except (AttributeError, ImportError) as error:
-            if not is_gone(error):
+            if not is_missing_api(error):
                 raise
             self._gone = True
-            _log.warning("models run without kernels: %s", sentence_of(error))
+            _log.warning("models run without kernels: %s", missing_api_message(error))
             return None
 
 
@@ -73,11 +73,11 @@ _install_lock = threading.Lock()
 
 @functools.cache
 def install(observer: Observer) -> None:
-    """Have the observer told of frames and inlined calls. Done once per process; frames of other backends pass through unchanged.
+    """Call the observer for frames and inlined calls. Done once per process; frames of other backends pass through unchanged.
 
     Wraps `InliningInstructionTranslator.inline_call`, `InstructionTranslator.run` and `InstructionTranslator._return`.
     """
-    with said_plainly(), _install_lock:
+    with explains_missing_api(), _install_lock:
         observer = _Cautious(observer)
         _wrap_inline_call(observer)
         _wrap_root_frame(observer)

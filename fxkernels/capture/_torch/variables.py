@@ -1,4 +1,4 @@
-"""What stands behind the variables of a frame that Dynamo traces. Looking at one may install guards; each function says so."""
+"""The variables of a frame that Dynamo traces. Reading one may install guards; each function says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 from torch import fx
 from torch._dynamo import variables as vt
 
-from .types import Frame, Variable
+Frame = Any
+"""One frame that Dynamo is tracing (an instruction translator); its type differs by version."""
+
+Variable = Any
+"""Dynamo's variable for a Python value of the traced program; its type differs by version."""
 
 
 def realized(variable: Variable) -> Variable:
@@ -37,7 +41,7 @@ def type_name(variable: Variable) -> str:
 
 
 def isinstance_lazy(variable: Variable) -> bool:
-    """Whether nobody has looked at the variable yet."""
+    """Whether the variable has not been read yet."""
     return hasattr(variable, "is_realized") and not variable.is_realized()
 
 
@@ -117,7 +121,7 @@ def _is_argument(value: Any) -> bool:
 
 
 def output_proxies(frame: Frame, variable: Variable) -> list[fx.Proxy]:
-    """Return the tensors in a call's result in the order in which they stand in it: a tensor, a list or tuple, a dict, or a dataclass."""
+    """Return the tensors in a call's result in order: a tensor, a list or tuple, a dict, or a dataclass."""
     variable = realized(variable)
     if isinstance(variable, vt.TensorVariable):
         return [variable.as_proxy()]

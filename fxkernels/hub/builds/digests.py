@@ -14,7 +14,6 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
 from ...errors import RepositoryError
@@ -127,11 +126,6 @@ def verify_file(path: Path, expected: bytes | None, algorithm: str, where: str) 
     """
     if (text := _listed_problem(path, expected, algorithm)) is not None:
         raise _refusal(where, [f"{path} {text}"], [path])
-
-
-def digests_of(files: Mapping[str, Path], algorithm: str = "sha256") -> Digests:
-    """Return the digests of these files as they are now: what a lock file holds of a build."""
-    return Digests(algorithm, MappingProxyType(_for_each(lambda name: _digest(files[name], algorithm), sorted(files), files.values())))
 
 
 def sha256_of(path: Path) -> str:

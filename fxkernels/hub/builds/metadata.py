@@ -1,23 +1,27 @@
-"""``metadata.json``: what a build says about itself, read and validated."""
+"""What a build says about itself, read and validated without running it.
+
+It says it in ``metadata.json``, in ``constraints.json`` beside that, and in the source of its layers.
+"""
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import hashlib
 import keyword
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...constraints import ConstraintError, parse
 from ...errors import RepositoryError
 from ..request import RepositoryRequest, request_in
 from ..strict_json import JsonObject, read_limited
-from .constraints import FORM, Constraints, constraints_in
 from .digests import Digests
 from .paths import check_relative_path
 
@@ -111,7 +115,7 @@ def parse_metadata(content: bytes, where: str) -> Metadata:
         source=fields.text("source") if fields.has("source") else None,
         digest=_digests(fields) if fields.has("digest") else None,
         provenance=MappingProxyType(dict(fields.object("provenance").values)) if fields.has("provenance") else None,
-        constraints=constraints_in(fields.object("constraints", FORM)) if fields.has("constraints") else MappingProxyType({}),
+        constraints=constraints_in(fields.object("constraints", _CONSTRAINTS_FORM)) if fields.has("constraints") else MappingProxyType({}),
         other=MappingProxyType({key: value for key, value in fields.values.items() if key not in _REQUIRED + _OPTIONAL}),
     )
 
@@ -176,3 +180,111 @@ def _digest(files: JsonObject, path: str, algorithm: str, size: int) -> bytes:
     if len(digest) != size:
         raise files.refusal(path, f"the {algorithm} digest of the file, {size} bytes in base64")
     return digest
+
+
+_CONSTRAINTS_FILE = "constraints.json"
+_CONSTRAINTS_FORM = 'an object that has a list of constraints for each layer, such as {"RMSNorm": ["dim(hidden_states, -1) % 8 == 0"]}'
+
+Constraints = Mapping[str, tuple[str, ...]]
+"""The constraints of each layer that has some, as texts."""
+
+
+def declared_constraints(directory: Path, in_metadata: Constraints) -> Constraints:
+    """Return the constraints that a build declares for each layer: those in its metadata, then those in ``constraints.json``.
+
+    Args:
+        directory: The build's directory. Its files have been verified.
+        in_metadata: The constraints in the build's metadata.
+
+    Raises:
+        RepositoryError: With code ``load_error``, naming the file, the layer, the clause and the place in it.
+    """
+    path = directory / _CONSTRAINTS_FILE
+    content = read_limited(path)
+    if content is None:
+        return in_metadata
+    beside = constraints_in(JsonObject.parse(content, str(path)))
+    layers = dict.fromkeys((*in_metadata, *beside))
+    return {layer: (*in_metadata.get(layer, ()), *beside.get(layer, ())) for layer in layers}
+
+
+def constraints_in(layers: JsonObject) -> Constraints:
+    """Return the constraints of each layer in a JSON object. Each was parsed once.
+
+    Raises:
+        RepositoryError: With code ``load_error``, naming the file, the layer, the clause and the place in it.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for layer in layers.values:
+        found[layer] = texts = layers.texts(layer)
+        for number, text in enumerate(texts, 1):
+            try:
+                parse(text)
+            except ConstraintError as error:
+                message = f"{layers.where}: constraint {number} of layer {layer} cannot be used: {error}"
+                raise RepositoryError("load_error", message) from error
+    return MappingProxyType(found)
+
+
+_FLAGS = ("has_backward", "can_torch_compile")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLayer:
+    """A class in a repository's ``layers``.
+
+    Args:
+        name: Its name.
+        signature: The arguments of its forward, without ``self``.
+        has_backward: The class attribute; None if the class does not set it.
+        can_torch_compile: Likewise.
+    """
+
+    name: str
+    signature: str
+    has_backward: bool | None = None
+    can_torch_compile: bool | None = None
+
+
+def is_layers_file(path: str) -> bool:
+    """Return whether a file of a build may define layers: ``layers.py``, or a file in a package of that name."""
+    parts = path.split("/")
+    return parts[-1] == "layers.py" or (path.endswith(".py") and "layers" in parts[:-1])
+
+
+def listed_layers(sources: Iterable[str]) -> tuple[ListedLayer, ...]:
+    """Return the classes that define a ``forward`` in these sources, by name. A source that cannot be parsed has none."""
+    found: dict[str, ListedLayer] = {}
+    for source in sources:
+        try:
+            statements = ast.parse(source).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for statement in statements:
+            if isinstance(statement, ast.ClassDef) and (layer := _layer(statement)) is not None:
+                found[layer.name] = layer
+    return tuple(layer for _, layer in sorted(found.items()))
+
+
+def _layer(definition: ast.ClassDef) -> ListedLayer | None:
+    # An autograd.Function has a forward as well, and a context as its first argument.
+    if any(ast.unparse(base).endswith("Function") for base in definition.bases):
+        return None
+    forward = next((item for item in definition.body if isinstance(item, ast.FunctionDef) and item.name == "forward"), None)
+    if forward is None:
+        return None
+    flags = {name: value for item in definition.body for name, value in _assigned(item) if name in _FLAGS}
+    arguments = ast.unparse(forward.args).partition(",")[2].strip()
+    return ListedLayer(definition.name, arguments, **flags)
+
+
+def _assigned(statement: ast.stmt) -> list[tuple[str, bool]]:
+    if isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets, value = [statement.target], statement.value
+    else:
+        return []
+    if not isinstance(value, ast.Constant) or not isinstance(value.value, bool):
+        return []
+    return [(target.id, value.value) for target in targets if isinstance(target, ast.Name)]

@@ -1,4 +1,4 @@
-"""The report as HTML: a page that is one file, and a summary for notebooks. Templates, style sheet and scripts lie
+"""The report as HTML: a page that is one file, and a summary for notebooks. Templates, style sheet and scripts are
 beside it.
 
 Each script adds one thing to a page that is complete without it.

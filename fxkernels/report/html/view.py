@@ -1,4 +1,4 @@
-"""What a page shows, made ready for the templates: the tree of modules, sentences folded, equal descriptions told apart from new ones.
+"""The values that the templates of a page show: the tree of modules, folded sentences, and which descriptions are new.
 
 No facts are computed.
 """

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_builds import digests_of
 
 from fxkernels.errors import RepositoryError
-from fxkernels.hub.builds.digests import Digests, digests_of, git_blob_sha1, sha256_of, verify_content, verify_file, verify_files
+from fxkernels.hub.builds.digests import Digests, git_blob_sha1, sha256_of, verify_content, verify_file, verify_files
 from fxkernels.hub.builds.paths import variant_files
 
 WHERE = "acme/norms@9a31f0c (torch-cpu)"
@@ -298,7 +299,6 @@ def test_large_files_are_verified_in_threads_and_the_answer_is_the_same(tmp_path
     files = {name: tmp_path / name for name in contents}
     expected = Digests("sha256", {name: hashlib.sha256(content).digest() for name, content in contents.items()})
     verify_files(files, expected, WHERE)
-    assert digests_of(files) == expected
     write(tmp_path / "part2.so", contents["part2.so"][:-1])
     with pytest.raises(RepositoryError, match=r"  part2.so \(3145727 bytes\)"):
         verify_files(files, expected, WHERE)

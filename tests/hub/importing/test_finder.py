@@ -11,11 +11,11 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
-from kernel_builds import left_in_process, published, written
+from kernel_builds import digests_of, left_in_process, published, written
 
 from fxkernels.errors import RepositoryError
 from fxkernels.hub import import_variant
-from fxkernels.hub.builds.digests import Digests, digests_of
+from fxkernels.hub.builds.digests import Digests
 
 Build = Callable[..., Path]
 

@@ -1,1 +1,0 @@
-"""Lock files: what they hold, how they are made, read and obeyed."""
