@@ -173,22 +173,17 @@ class HubKernels:
             mode: The mode that `torch.compile` was given, for the inner compiler.
         """
         run = compiler(
-            compositions(
-                self._fusions_on(_device_types(gm)),
-                self.paths,
-                self,
-                parts_only=self.parts_only,
-                drop_outputs=self.options.drop_outputs,
-            ),
+            compositions(self._fusions_on(_device_types(gm)), self.paths, self, parts_only=self.parts_only),
             functools.partial(self._decider, mode),
             functools.partial(self._record, mode),
             reorder=_torch.in_canonical_order,
+            unread=frozenset(self.options.drop_outputs),
             edit=self.options.edit,
             observer=dump_in_environment(),
         )
         state = run(gm)
         for position in state.dropped:
-            self.session.recorder.note(f"output {position} of a graph is not computed: drop_outputs= says that nothing reads it")
+            self.session.recorder.note(f"output {position} of a graph is not returned: drop_outputs= says that nothing reads it")
         return state
 
     def _decider(self, mode: str | None, calls: tuple[LayerCall, ...]) -> DecideCall:
@@ -289,8 +284,8 @@ def hubkernels(
         plan: A file that ``fxkernels tune`` has written, read now: it says which kernel runs where, and nothing is measured. What of it
             does not fit any more (another version, device or input, a kernel that is gone) keeps the original layer, and a warning says so.
         drop_outputs: Layer names of fusions whose inner values the model returns and nothing reads: ``"linear_cross_entropy"`` for a
-            training step that reads the loss only. Where a kernel runs, the model returns a `DroppedOutput` instead of the logits, which
-            raises an error when it is read.
+            training step that reads the loss only. Wherever the fusion is found, with a kernel or without, the model returns a
+            `DroppedOutput` instead of the logits, which raises an error when it is read.
 
     Raises:
         ValueError, TypeError: For a mapping, mode or flag that makes no sense, see `KernelMapping.of`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +25,7 @@ def names_of_atoms(fusions: Iterable[type[Fusion]]) -> frozenset[str]:
     return frozenset(name for fusion in fusions for pattern in patterns_of(fusion) for name in pattern.layers.values())
 
 
-def compositions(
-    fusions: Iterable[type[Fusion]], paths: ModulePaths, owner: Any, *, parts_only: bool, drop_outputs: Iterable[str] = ()
-) -> tuple[Composition, ...]:
+def compositions(fusions: Iterable[type[Fusion]], paths: ModulePaths, owner: Any, *, parts_only: bool) -> tuple[Composition, ...]:
     """Return what is looked for in the graphs of a backend.
 
     Args:
@@ -35,11 +33,9 @@ def compositions(
         paths: The module paths of the backend's models.
         owner: The backend.
         parts_only: Whether only matches inside of modules with a known path count, because the rest of the graph is somebody else's.
-        drop_outputs: Layer names of fusions whose inner values the graphs need not return.
     """
-    known, dropping = paths.by_identity(), frozenset(drop_outputs)
-    found = [_composition(fusion, _Places(known, parts_only), owner) for fusion in fusions]
-    return tuple([replace(composition, drops_outputs=composition.layer_name in dropping) for composition in found])
+    known = paths.by_identity()
+    return tuple([_composition(fusion, _Places(known, parts_only), owner) for fusion in fusions])
 
 
 def _composition(fusion: type[Fusion], places: _Places, owner: Any) -> Composition:

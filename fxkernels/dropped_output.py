@@ -1,4 +1,4 @@
-"""What a model returns in the place of an output that is not computed, because ``drop_outputs=`` says that nothing reads it."""
+"""What a model returns in the place of an output that is not returned, because ``drop_outputs=`` says that nothing reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DroppedOutputError(FxKernelsError):
 
 
 class DroppedOutput:
-    """An output that was not computed. It can be handed on; whatever is done with it raises an error.
+    """An output that was not returned. It can be handed on; whatever is done with it raises an error.
 
     Args:
         layer_names: The layer names that ``drop_outputs=`` has.
@@ -27,7 +27,7 @@ class DroppedOutput:
 
     def _refuse(self, *args: object) -> NoReturn:
         raise DroppedOutputError(
-            "this output of the model was not computed, since a kernel computes what it is needed for without it\n"
+            "this output of the model was not returned by the compiled code\n"
             f"  drop_outputs={self._layer_names!r} said that nothing reads it; leave that out to get it."
         )
 

@@ -22,14 +22,12 @@ class Composition:
         patterns: Its spellings; of several that match at one place the first counts.
         parameters: The parameters of its kernels in order, with their defaults.
         site: From a match to where it stands in the user's model; None where it does not belong to a model that kernels are wanted for.
-        drops_outputs: Whether the captured graph need not return values that only its calls compute, once they are rewritten.
     """
 
     layer_name: str
     patterns: tuple[Pattern, ...]
     parameters: dict[str, object]
     site: Callable[[Match], CallSite | None]
-    drops_outputs: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +87,6 @@ def _call(
         tensors=tensors,
         region=tuple(sorted(region, key=positions.__getitem__)),
         outputs=match.outputs,
-        drops_outputs=composition.drops_outputs,
     )
 
 

@@ -55,7 +55,6 @@ class LayerCall:
         outputs: The tensors that come out of the call, in the order of its output; some may be inputs passed through.
         parent: The layer call inside which this one happens.
         complete: Whether the call also ends in this graph. One that does not has neither region nor outputs.
-        drops_outputs: Whether the graph need not return the values that only operations inside the call compute, once it is rewritten.
     """
 
     site: CallSite
@@ -68,7 +67,6 @@ class LayerCall:
     outputs: tuple[fx.Node, ...] = ()
     parent: LayerCall | None = None
     complete: bool = True
-    drops_outputs: bool = False
 
     @property
     def key(self) -> str:
@@ -128,13 +126,6 @@ class LayerCall:
     def computed_outputs(self) -> tuple[fx.Node, ...]:
         """The outputs that the region computes, each once."""
         return tuple(dict.fromkeys([node for node in self.outputs if node in self.inside]))
-
-    @cached_property
-    def dropped(self) -> frozenset[fx.Node]:
-        """The values inside, no outputs of the call, that the graph returns and need not."""
-        if not self.drops_outputs:
-            return frozenset()
-        return frozenset([node for node in self.graph.output_node().all_input_nodes if node in self.inside and node not in self.outputs])
 
     @property
     def node(self) -> str:

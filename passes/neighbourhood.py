@@ -100,8 +100,7 @@ class Neighbours:
         inside = frozenset(operations)
         read = (*external_inputs(call), *(node for op in (*before, *after) for node in op.all_input_nodes))
         inputs = tuple(dict.fromkeys(node for node in read if node not in inside))
-        kept = [node for node in operations if _is_tensor(node) and node not in call.dropped]
-        outputs = tuple([node for node in kept if _is_used_outside(node, inside)])
+        outputs = tuple(node for node in operations if _is_tensor(node) and _is_used_outside(node, inside))
         if not outputs and not any(map(is_store, after)):
             outputs = call.outputs
         return Neighbourhood(call, before, after, inputs, outputs)

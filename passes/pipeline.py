@@ -1,7 +1,7 @@
 """The compiler: the passes that a captured graph goes through, in order.
 
 A pass is a value with a name and its options as fields. It takes a state and returns one; its docstring says what holds afterwards. Graphs
-are edited in place, by `EraseMarkers` and `Rewrite` only.
+are edited in place, by `EraseMarkers`, `DropOutputs` and `Rewrite` only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 from torch import fx
 
+from .drop_outputs import drop_outputs
 from .fuse import Composition, Matched, find_fused_calls
 from .layer_call import LayerCall
 from .markers import erase_markers, find_marked_calls, in_graph_order
@@ -28,6 +29,7 @@ def compiler(
     record: Callable[[State], None],
     *,
     reorder: Callable[[fx.Graph], bool] | None = None,
+    unread: frozenset[str] = frozenset(),
     edit: bool = True,
     observer: Observer | None = None,
 ) -> Pipeline:
@@ -39,6 +41,7 @@ def compiler(
         record: Takes in the decisions. If it raises, no kernel is put into the graph.
         reorder: Puts a captured graph without markers into the order in which capture would have left it, if markers may have prevented
             that. It returns whether it did.
+        unread: Layer names of calls whose inner values nothing reads, although the graph returns them.
         edit: Whether kernels are put into the graph. `explain` stops before that.
         observer: See `Pipeline`.
     """
@@ -46,6 +49,7 @@ def compiler(
         FindMarked(),  # annotated calls, by the markers that capture has put around them
         EraseMarkers(reorder),  # from here on the graph is the one that backend="eager" gets
         FindFused(compositions),  # compositions that the model's author gave no name
+        DropOutputs(unread),  # what a caller does not read, as the logits beside a loss
         Decide(decider),  # one decision for each call, complete before the first edit
         Record(record),  # into the report
         Rewrite(),  # the only step that edits the model's operations
@@ -184,12 +188,26 @@ class FindFused:
         matched: list[Matched] = []
         for each in state.modules:
             own = tuple([call for call in state.calls if call.graph is each.graph])
-            # A graph that is nested in another returns to that, which reads all it gets.
-            compositions = [replace(of, drops_outputs=of.drops_outputs and each is state.module) for of in self.compositions]
-            found, of_each = find_fused_calls(each.graph, own, compositions, counts)
+            found, of_each = find_fused_calls(each.graph, own, self.compositions, counts)
             calls += found
             matched += of_each
         return replace(state, calls=tuple(calls), matched=tuple(matched))
+
+
+@dataclass(frozen=True)
+class DropOutputs:
+    """The captured graph returns no value that only operations inside calls of these layer names compute."""
+
+    layer_names: frozenset[str]
+    name: ClassVar[str] = "drop-outputs"
+
+    def __call__(self, state: State) -> State:
+        # A graph that is nested in another returns to that, which reads all it gets.
+        calls = [call for call in state.calls if call.site.layer_name in self.layer_names and call.graph is state.module.graph]
+        if not (dropped := drop_outputs(state.module.graph, calls) if calls else ()):
+            return state
+        state.module.recompile()
+        return replace(state, dropped=dropped)
 
 
 @dataclass(frozen=True)
@@ -217,13 +235,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Every call that is to be rewritten is one call of its kernel. Of other nodes only places may have changed, see `Placement`, and the
-    captured graph may return less, see `LayerCall.drops_outputs`."""
+    """Every call that is to be rewritten is one call of its kernel. Of other nodes only places may have changed, see `Placement`."""
 
     name: ClassVar[str] = "rewrite"
 
     def __call__(self, state: State) -> State:
-        dropped = rewrite(state.plan)
+        rewrite(state.plan)
         for module in dict.fromkeys(call.module for call, _ in state.plan.rewrites):
             module.recompile()
-        return replace(state, dropped=dropped)
+        return state

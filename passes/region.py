@@ -61,7 +61,7 @@ def escapes_only_as_output(call: LayerCall) -> Miss | None:
         if node in outputs:
             continue
         for user in node.users:
-            if user not in inside and not (user.op == "output" and node in call.dropped):
+            if user not in inside:
                 return Miss(
                     "escape", "{node} is computed inside the call and used outside by {user}", {"node": node.name, "user": user.name}
                 )

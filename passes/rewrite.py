@@ -13,7 +13,7 @@ from .placement import placement_of
 from .plan import Plan, Replacement
 
 
-def rewrite(plan: Plan) -> tuple[int, ...]:
+def rewrite(plan: Plan) -> None:
     """Put each planned replacement in the place of its region.
 
     A new node has the name, the module stack, the stack trace and the example value of the output that it takes over. Nothing outside the
@@ -21,24 +21,10 @@ def rewrite(plan: Plan) -> tuple[int, ...]:
 
     Args:
         plan: A complete plan for graphs that have not been edited since.
-
-    Returns:
-        The positions of the outputs that the captured graph had and no longer has, see `LayerCall.drops_outputs`.
     """
-    dropping = [call for call, _ in plan.rewrites if call.dropped]
-    positions = _drop_outputs(dropping[0].graph, frozenset[fx.Node]().union(*(call.dropped for call in dropping))) if dropping else ()
     for call, decision in plan.rewrites:
         if decision.replacement is not None:
             _replace(call, decision.replacement)
-    return positions
-
-
-def _drop_outputs(graph: fx.Graph, dropped: frozenset[fx.Node]) -> tuple[int, ...]:
-    """Have the graph return these values no longer. Return the positions that they had."""
-    output = graph.output_node()
-    values: tuple[Any, ...] = tuple(output.args[0])  # type: ignore[arg-type]  # captured graphs return a tuple
-    output.args = (tuple([value for value in values if value not in dropped]),)
-    return tuple([position for position, value in enumerate(values) if value in dropped])
 
 
 def _replace(call: LayerCall, replacement: Replacement) -> None:

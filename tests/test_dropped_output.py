@@ -1,4 +1,4 @@
-"""Outputs of a model that are not computed, since only a rewritten call needs them and the user reads none of them."""
+"""Outputs of a model that compiled code need not return, since nothing reads them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_logits_that_nothing_reads_are_not_computed_and_loss_and_gradients_are_t
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients, theirs)
     assert [call.layer_name for call in report().rewritten] == [LOSS]
-    assert "output 1 of a graph is not computed: drop_outputs= says that nothing reads it" in report().notes
+    assert "output 1 of a graph is not returned: drop_outputs= says that nothing reads it" in report().notes
 
 
 def test_without_the_option_the_call_misses_and_the_report_names_it(model: LlamaForCausalLM) -> None:
@@ -73,11 +73,21 @@ def test_without_the_option_the_call_misses_and_the_report_names_it(model: Llama
     assert "or with drop_outputs='linear_cross_entropy' if nothing reads it" in " ".join(str(chosen.report.why(call.path)).split())
 
 
-def test_where_no_kernel_runs_the_model_returns_its_logits(model: LlamaForCausalLM) -> None:
-    chosen = backend(drop_outputs=LOSS, exclude="*")
-    _, logits, _ = step(model, torch.compile(model, backend=chosen))
-    torch.testing.assert_close(logits, model(TOKENS).logits)
-    assert chosen.report.rewritten == ()
+def test_where_no_kernel_runs_the_compiler_need_not_keep_the_logits_either(model: LlamaForCausalLM) -> None:
+    returned: list[int] = []
+
+    def inner(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        returned.append(len(gm.graph.output_node().args[0]))
+        return gm.forward
+
+    for options in ({}, {"drop_outputs": LOSS}):
+        torch.compiler.reset()
+        chosen = hubkernels(inner=inner, mapping=MAPPING, exclude="*", **options)
+        loss, logits, _ = step(model, torch.compile(model, backend=chosen))
+        torch.testing.assert_close(loss, step(model, model)[0])
+        assert chosen.report.rewritten == ()
+        assert isinstance(logits, DroppedOutput) is bool(options)
+    assert returned == [2, 1]
 
 
 def test_without_labels_the_logits_are_what_the_model_is_asked_for(model: LlamaForCausalLM) -> None:
@@ -98,7 +108,7 @@ USES: dict[str, Any] = {
 
 @pytest.mark.parametrize("use", USES)
 def test_reading_a_dropped_output_is_an_error_that_names_the_option(use: str) -> None:
-    with pytest.raises(DroppedOutputError, match="was not computed") as raised:
+    with pytest.raises(DroppedOutputError, match="was not returned") as raised:
         USES[use](DroppedOutput([LOSS]))
     assert "drop_outputs=('linear_cross_entropy',) said that nothing reads it" in str(raised.value)
     assert isinstance(raised.value, FxKernelsError)

@@ -13,7 +13,16 @@ import fxkernels
 from fxkernels import hubkernels
 
 MAPPING = {"RMSNorm": {"cpu": repository("norms", "RMSNorm")}}
-FILES = ["0-captured.txt", "1-find-marked.txt", "2-erase-markers.txt", "3-find-fused.txt", "4-decide.txt", "5-record.txt", "6-rewrite.txt"]
+FILES = [
+    "0-captured.txt",
+    "1-find-marked.txt",
+    "2-erase-markers.txt",
+    "3-find-fused.txt",
+    "4-drop-outputs.txt",
+    "5-decide.txt",
+    "6-record.txt",
+    "7-rewrite.txt",
+]
 
 
 @pytest.fixture

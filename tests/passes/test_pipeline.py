@@ -169,6 +169,7 @@ def test_an_observer_is_shown_what_was_captured_and_the_state_after_each_pass() 
         ("find-marked", 4, 17, 2, 0),
         ("erase-markers", 0, 17, 2, 0),
         ("find-fused", 0, 17, 2, 0),
+        ("drop-outputs", 0, 17, 2, 0),
         ("decide", 0, 17, 2, 2),
         ("record", 0, 17, 2, 2),
         ("rewrite", 0, 10, 2, 2),
