@@ -156,7 +156,7 @@ class Matcher:
             return None
         outputs = tuple(attempt.values[output] for output in pattern.outputs)
         given = {name: attempt.values[placeholder] for name, placeholder in pattern.parameters.items() if placeholder in attempt.values}
-        return Match(pattern, given, frozenset(attempt.taken), dict(sorted(attempt.layers.items())), outputs)
+        return Match(pattern, given, frozenset(_with_unused(attempt.taken, outputs)), dict(sorted(attempt.layers.items())), outputs)
 
     # --- solving --------------------------------------------------------------------------------------------------------------------------
 
@@ -344,6 +344,18 @@ class Matcher:
             if name is not None:
                 return f"{has} with {name}={ours.get(name)}", f"{found} with {name}={theirs[name]}"
         return has, found
+
+
+def _with_unused(operations: Iterable[fx.Node], outputs: tuple[fx.Node, ...]) -> Iterator[fx.Node]:
+    """The operations, and what is computed from them alone and used nowhere.
+
+    Dynamo takes both values of a `torch.max` apart, and leaves the one that nobody uses in graphs of higher-order operators (torch 2.13).
+    """
+    for node in operations:
+        yield node
+        if len(node.users) > 1 and node not in outputs:
+            unused = (user for user in node.users if not user.users and user.all_input_nodes == [node])
+            yield from (user for user in unused if canonical_name(user) == "getitem")
 
 
 def _module_of(node: fx.Node) -> str:

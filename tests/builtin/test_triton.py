@@ -145,7 +145,7 @@ def test_the_loss_as_a_function_is_the_loss():
 
 
 def in_interpreter(*options: str) -> None:
-    files = __file__, str(Path(__file__).with_name("test_configurations.py"))
+    files = __file__, *(str(Path(__file__).with_name(f"test_{name}.py")) for name in ("configurations", "attention"))
     command = [sys.executable, "-m", "pytest", *files, "-q", "-x", "-p", "no:cacheprovider", *options]
     result = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False

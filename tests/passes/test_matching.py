@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -122,6 +123,19 @@ def test_further_outputs_are_found_forward_from_what_is_known() -> None:
 
     (match,) = find(Projections(), model, torch.randn(2, 4), W, V)
     assert (bound(match), [node.name for node in match.outputs]) == ({"x": "l_x_", "q": "l_q_", "k": "l_k_"}, ["relu", "tanh"])
+
+
+def test_a_value_that_is_taken_apart_and_used_nowhere_belongs_to_the_match() -> None:
+    class Centred(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x - torch.max(x, dim=ANY, keepdim=True)[0]
+
+    module = captured(lambda x: x - x.max(dim=-1, keepdim=True).values, torch.randn(2, 3))
+    (largest,) = module.graph.find_nodes(op="call_method", target="max")
+    with module.graph.inserting_after(largest):
+        unused = module.graph.call_function(operator.getitem, (largest, 1))
+    (match,), _ = Matcher(module.graph, ()).find([Pattern.of(Centred())])
+    assert {unused, largest} < match.operations
 
 
 def test_dynamic_sizes_do_not_matter() -> None:

@@ -15,7 +15,15 @@ _SHORTEST_PART = 128
 """Keys of a part. Shorter parts cost more in the sum of the parts than they gain by running side by side."""
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+def grouped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Return the attention of a few queries, (batch, heads, queries, size), laid out like (batch, queries, heads, size).
 
     Args:
@@ -24,6 +32,8 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         value: As `key`.
         mask: None, or true where a query sees a key, or a number that is added to the score: (batch or 1, 1, queries or 1, keys).
         scale: What the products are multiplied with; None for the reciprocal root of the size.
+        softcap: What scores are bent to stay below, before the mask is added; None for no bound.
+        sinks: One more score for each head, without a value; or None.
     """
     batch, heads, queries, size = query.shape
     key_heads, length = key.shape[1], key.shape[2]
@@ -32,6 +42,8 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     parts = _parts(batch * key_heads, length, query.device)
     group = heads // key_heads
     shapes = {"KEY_HEADS": key_heads, "GROUP": group, "QUERIES": queries, "SIZE": size, "WIDTH": max(16, triton.next_power_of_2(size))}
+    shapes["SINKS"] = sinks is not None
+    given_sinks = sinks.contiguous() if sinks is not None else query
     in_parts = parts > 1
     slots = batch * key_heads * parts * group * queries if in_parts else 1
     part = torch.empty((slots, size if in_parts else 1), dtype=torch.float32, device=query.device)
@@ -39,10 +51,11 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     seen = mask[:, 0].expand(batch, queries, length) if mask is not None else None
     block, warps, stages = _tile(size, query.dtype)
     kernels.attend_to_a_part[(parts, batch * key_heads)](
-        *(query, key, value, seen if seen is not None else query, out, part, greatest, total),
+        *(query, key, value, seen if seen is not None else query, given_sinks, out, part, greatest, total),
         *(*query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *(seen.stride() if seen is not None else (0, 0, 0))),
         *(*out.stride()[:3], length, parts),
         SCALE=scale if scale is not None else size**-0.5,
+        SOFTCAP=softcap if softcap is not None else 0.0,
         ROWS=max(16, triton.next_power_of_2(group * queries)),
         BLOCK=block,
         SCAN=triton.next_power_of_2(queries),
@@ -56,7 +69,9 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     )
     if in_parts:
         grid = (batch * key_heads, group * queries)
-        kernels.add_the_parts[grid](part, greatest, total, out, *out.stride()[:3], parts, PARTS=_MOST_PARTS, num_warps=2, **shapes)
+        kernels.add_the_parts[grid](
+            given_sinks, part, greatest, total, out, *out.stride()[:3], parts, PARTS=_MOST_PARTS, num_warps=2, **shapes
+        )
     return out
 
 

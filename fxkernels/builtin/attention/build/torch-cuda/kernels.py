@@ -4,6 +4,9 @@ With q one of the rows that share a key head, n keys and values k, v of size d, 
 
     s_j = c q k_j + m_j      o = sum_j exp(s_j) v_j / sum_j exp(s_j)
 
+With a soft cap b, the product p = c q k_j becomes b tanh(p / b) = b (2 sigmoid(2 p / b) - 1) before the mask is added. A sink t of a head
+is one more term exp(t) of the lower sum.
+
 The sums run over blocks of keys with the running maximum of the scores taken out (online softmax: Milakov and Gimelshein, 2018, arXiv
 1805.02867; over parts of the keys: Flash-Decoding, Dao and others, 2023). Scores, sums and accumulators are float32; exponentials are
 powers of two. 4 n d operations for a row. Keys and values are moved once, 2 n d values of each key head; a part also moves d + 2 float32
@@ -39,11 +42,18 @@ def last_seen(mask, rows, count, mask_row, mask_column, length, ADDED: tl.conste
 
 
 @triton.jit
+def with_sink(sums, peak, sink):
+    """A sum of exponentials, the maximum of whose exponents is taken out, with one more score."""
+    return sums + tl.exp2(sink.to(tl.float32) * 1.4426950408889634 - tl.where(peak == -float("inf"), 0.0, peak))
+
+
+@triton.jit
 def attend_to_a_part(
-    query, key, value, mask, out, part, greatest, total,
+    query, key, value, mask, sinks, out, part, greatest, total,
     query_batch, query_head, query_row, key_batch, key_head, key_row, value_batch, value_head, value_row,
     mask_batch, mask_row, mask_column, out_batch, out_head, out_row, length, parts,
-    SCALE: tl.constexpr, KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, SIZE: tl.constexpr,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
+    KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, SIZE: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SCAN: tl.constexpr,
     MASKED: tl.constexpr, ADDED: tl.constexpr, IN_PARTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -74,7 +84,11 @@ def attend_to_a_part(
         inside = places < end
         keys = tl.load(key + places[None, :] * key_row + width[:, None], mask=inside[None, :] & is_value[:, None], other=0.0)
         values = tl.load(value + places[:, None] * value_row + width[None, :], mask=inside[:, None] & is_value[None, :], other=0.0)
-        scores = tl.dot(q, keys, input_precision=PRECISION) * (SCALE * 1.4426950408889634)
+        scores = tl.dot(q, keys, input_precision=PRECISION)
+        if SOFTCAP > 0.0:
+            scores = (2.0 * tl.sigmoid(scores * (2.0 * SCALE / SOFTCAP)) - 1.0) * (SOFTCAP * 1.4426950408889634)
+        else:
+            scores = scores * (SCALE * 1.4426950408889634)
         seen = is_row[:, None] & inside[None, :]
         if MASKED:
             at_mask = mask + position[:, None] * mask_row + places[None, :] * mask_column
@@ -96,6 +110,8 @@ def attend_to_a_part(
         tl.store(total + slot, sums, mask=is_row)
         tl.store(part + slot[:, None].to(tl.int64) * SIZE + width[None, :], found, mask=is_row[:, None] & is_value[None, :])
     else:
+        if SINKS:
+            sums = with_sink(sums, peak, tl.load(sinks + member, mask=is_row, other=0.0))
         found = found / tl.where(sums == 0.0, 1.0, sums)[:, None]
         at = out + batch * out_batch + member[:, None] * out_head + position[:, None] * out_row + width[None, :]
         tl.store(at, found.to(out.dtype.element_ty), mask=is_row[:, None] & is_value[None, :])
@@ -103,8 +119,9 @@ def attend_to_a_part(
 
 @triton.jit
 def add_the_parts(
-    part, greatest, total, out, out_batch, out_head, out_row, parts,
-    KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+    sinks, part, greatest, total, out, out_batch, out_head, out_row, parts,
+    SINKS: tl.constexpr, KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
 ):  # fmt: skip
     """One row's result from those of all parts, each with its own maximum taken out."""
     pair, row = tl.program_id(0), tl.program_id(1)
@@ -119,6 +136,8 @@ def add_the_parts(
     peak = tl.max(peaks, 0)
     weights = tl.exp2(peaks - tl.where(peak == -float("inf"), 0.0, peak))
     whole = tl.sum(weights * sums, 0)
+    if SINKS:
+        whole = with_sink(whole, peak, tl.load(sinks + head * GROUP + row // QUERIES))
     result = tl.sum(weights[:, None] * found, 0) / tl.where(whole == 0.0, 1.0, whole)
     at_out = out + batch * out_batch + (head * GROUP + row // QUERIES) * out_head + (row % QUERIES) * out_row + width
     tl.store(at_out, result.to(out.dtype.element_ty), mask=is_value)

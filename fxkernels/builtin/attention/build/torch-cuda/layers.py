@@ -27,5 +27,8 @@ class attention(nn.Module):  # noqa: N801  (the layer name that mappings use)
         dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
+        softcap: float | None = None,
+        position_bias: Tensor | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        return grouped_attention(query, key, value, attn_mask, scale)
+        return grouped_attention(query, key, value, attn_mask, scale, softcap, sinks)

@@ -78,7 +78,8 @@ def _computed(
     of_hidden: list[Tensor] = []
     of_weight: Tensor | None = None
     of_bias: Tensor | None = None
-    for start in range(0, hidden.shape[0], chunk):
+    # Counted, so that a traced size is only known by the number of its chunks.
+    for start in range(0, chunk * ((hidden.shape[0] + chunk - 1) // chunk), chunk):
         rows, targets = hidden[start : start + chunk], target[start : start + chunk]
         logits = F.linear(rows, weight, bias)
         found, logarithms = losses_of(logits, targets, ignore)

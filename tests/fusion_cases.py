@@ -1,0 +1,183 @@
+"""Models that write out the compositions of the shipped fusions, a few operations each. `tests/fusions` holds every fusion to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fxkernels import replace_kernel_forward_from_hub
+
+WIDTH = 32
+HEADS, KEY_HEADS, SIZE = 4, 2, 8
+
+
+@dataclass(frozen=True)
+class FusionCase:
+    """A model that has a composition once.
+
+    Args:
+        layer_name: Of the fusion.
+        model: Makes the model.
+        inputs: Makes the arguments of a call for a number of positions. Those that are floats require a gradient.
+    """
+
+    layer_name: str
+    model: Callable[[], nn.Module]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+
+    def prepared(self, dtype: torch.dtype, length: int = 6) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        """Return the model and inputs in a dtype."""
+        model, inputs = self.model().to(dtype), self.inputs(length)
+        return model, tuple([x.to(dtype).requires_grad_() if x.is_floating_point() else x for x in inputs])
+
+
+def rows(number: int = 1, width: int = WIDTH) -> Callable[[int], tuple[Tensor, ...]]:
+    """So many tensors of two sequences."""
+    return lambda length: tuple([torch.randn(2, length, width) for _ in range(number)])
+
+
+class Norm(nn.Module):
+    """Llama's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.rand(WIDTH)), 1e-6
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        wide = hidden_states.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * wide.to(hidden_states.dtype)
+
+
+class AnnotatedNorm(Norm):
+    forward = Norm.forward
+
+
+replace_kernel_forward_from_hub(AnnotatedNorm, "RMSNorm")
+
+
+class Residual(nn.Module):
+    """A residual stream, a norm of it, and a block that reads the norm."""
+
+    def __init__(self, norm: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.norm, self.block = norm(), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
+        hidden_states = residual + hidden_states
+        return hidden_states + torch.tanh(self.block(self.norm(hidden_states)))
+
+
+class GatedMLP(nn.Module):
+    """Gate, up and down projection."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(WIDTH, 48), nn.Linear(WIDTH, 48), nn.Linear(48, WIDTH)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def repeated(heads: Tensor) -> Tensor:
+    """Transformers' `repeat_kv`."""
+    batch, _, length, _ = heads.shape
+    return heads[:, :, None].expand(batch, KEY_HEADS, HEADS // KEY_HEADS, length, SIZE).reshape(batch, HEADS, length, SIZE)
+
+
+class Attention(nn.Module):
+    """Queries, keys and values from projections, attention, and a projection of what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(WIDTH, HEADS * SIZE), nn.Linear(WIDTH, KEY_HEADS * SIZE)
+        self.v, self.o = nn.Linear(WIDTH, KEY_HEADS * SIZE), nn.Linear(HEADS * SIZE, WIDTH)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = (layer(x).view(*x.shape[:-1], -1, SIZE).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return query, repeated(key), repeated(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.attend(*self.heads(x), torch.full((x.shape[1], x.shape[1]), -1e4, dtype=x.dtype).triu(1)[None, None])
+        return self.o(found.transpose(1, 2).reshape(x.shape))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype), scale=0.3)
+
+
+class WrittenOut(Attention):
+    """Llama's eager attention."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        scores = torch.matmul(query, key.transpose(2, 3)) * 0.3 + mask.to(query.dtype)
+        weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        return torch.matmul(F.dropout(weights, p=0.0, training=self.training), value)
+
+
+class SoftCapped(Attention):
+    """Gemma 2's."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        scores = torch.tanh(torch.matmul(query, key.transpose(2, 3)) * 0.3 / 2.0) * 2.0 + mask.to(query.dtype)
+        return torch.matmul(F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype), value)
+
+
+class WithSinks(Attention):
+    """GPT-OSS's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sinks = nn.Parameter(torch.randn(HEADS))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        scores = torch.matmul(query, key.transpose(2, 3)) * 0.3 + mask.to(query.dtype)
+        sinks = self.sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[-2], -1)
+        scores = torch.cat([scores, sinks], dim=-1)
+        scores = scores - scores.max(dim=-1, keepdim=True).values
+        return torch.matmul(F.softmax(scores, dim=-1, dtype=scores.dtype)[..., :-1].to(value.dtype), value)
+
+
+class WithPositionBias(Attention):
+    """T5's, whose decoder adds a bias and a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(16, HEADS)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        places = torch.arange(query.shape[2])
+        bias = self.table((places[None] - places[:, None]).clamp(-7, 7) + 7).permute(2, 0, 1).unsqueeze(0).to(query.dtype)
+        scores = torch.matmul(query, key.transpose(2, 3)) * 1.0 + bias + mask.to(query.dtype)
+        return torch.matmul(F.softmax(scores, dim=-1), value)
+
+
+class Loss(nn.Module):
+    """A head, and transformers' causal loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(WIDTH, 50, bias=False)
+
+    def forward(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+        logits = self.head(hidden_states).float()
+        labels = F.pad(labels, (0, 1), value=-100)[..., 1:].contiguous()
+        return F.cross_entropy(logits.view(-1, 50), labels.view(-1), ignore_index=-100, reduction="mean")
+
+
+CASES: dict[str, FusionCase] = {
+    "AddRMSNorm": FusionCase("AddRMSNorm", lambda: Residual(AnnotatedNorm), rows(2)),
+    "SwiGLU": FusionCase("SwiGLU", lambda: GatedMLP(F.silu), rows()),
+    "attention": FusionCase("attention", Attention, rows()),
+    "attention, written out": FusionCase("attention", WrittenOut, rows()),
+    "attention with a soft cap": FusionCase("attention", SoftCapped, rows()),
+    "attention with sinks": FusionCase("attention", WithSinks, rows()),
+    "attention with a position bias": FusionCase("attention", WithPositionBias, rows()),
+    "linear_cross_entropy": FusionCase(
+        "linear_cross_entropy", Loss, lambda length: (torch.randn(2, length, WIDTH), torch.randint(50, (2, length)))
+    ),
+}
