@@ -135,7 +135,8 @@ class Matcher:
     def find(self, patterns: Iterable[Pattern]) -> tuple[tuple[Match, ...], NearMiss | None]:
         """Return the matches of any of the patterns, in the order of the graph, and the attempt that got furthest if there is no match.
 
-        Of several patterns that match at one place, the first counts.
+        Of several patterns that match at one place, the first counts. Of two matches with equal arguments that lie within each other, as an
+        optional last cast makes them, the larger one counts.
         """
         self._furthest = None
         found: dict[fx.Node, Match] = {}
@@ -143,7 +144,7 @@ class Matcher:
             for node in self._candidates(pattern.names(pattern.anchor)):
                 if node not in found and (match := self._match(pattern, node)) is not None:
                     found[node] = match
-        matches = tuple(found[node] for node in sorted(found, key=self._positions.__getitem__))
+        matches = _largest([found[node] for node in sorted(found, key=self._positions.__getitem__)])
         return matches, None if matches else self._furthest
 
     def _candidates(self, names: Iterable[str]) -> list[fx.Node]:
@@ -344,6 +345,19 @@ class Matcher:
             if name is not None:
                 return f"{has} with {name}={ours.get(name)}", f"{found} with {name}={theirs[name]}"
         return has, found
+
+
+def _largest(matches: Sequence[Match]) -> tuple[Match, ...]:
+    """The matches but those within another one that has the same arguments."""
+    alike: defaultdict[Any, list[Match]] = defaultdict(list)
+    of_match = [tuple((name, repr(value)) for name, value in match.arguments.items()) for match in matches]
+    for match, arguments in zip(matches, of_match, strict=True):
+        alike[arguments].append(match)
+    return tuple(
+        match
+        for match, arguments in zip(matches, of_match, strict=True)
+        if not any(match.operations < other.operations for other in alike[arguments])
+    )
 
 
 def _with_unused(operations: Iterable[fx.Node], outputs: tuple[fx.Node, ...]) -> Iterator[fx.Node]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from tolerances import tolerance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,6 +54,41 @@ class Norm(nn.Module):
         return self.weight * wide.to(hidden_states.dtype)
 
 
+class GemmaNorm(nn.Module):
+    """Gemma's, whose weight counts from one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.rand(WIDTH) - 0.5), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (wide * (1.0 + self.weight.float())).type_as(x)
+
+
+class T5Norm(Norm):
+    """T5's, which multiplies before it rounds."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        variance = hidden_states.to(torch.float32).pow(2).mean(-1, keepdim=True)
+        hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+        if self.weight.dtype in (torch.float16, torch.bfloat16):
+            hidden_states = hidden_states.to(self.weight.dtype)
+        return self.weight * hidden_states
+
+
+class Normed(nn.Module):
+    """A norm, and a projection of it."""
+
+    def __init__(self, norm: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.norm, self.after = norm(), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.norm(torch.tanh(x)))
+
+
 class AnnotatedNorm(Norm):
     forward = Norm.forward
 
@@ -82,6 +118,11 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def new_gelu(x: Tensor) -> Tensor:
+    """As transformers' ``gelu_new`` has it."""
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
 def repeated(heads: Tensor) -> Tensor:
@@ -172,6 +213,15 @@ class Loss(nn.Module):
 CASES: dict[str, FusionCase] = {
     "AddRMSNorm": FusionCase("AddRMSNorm", lambda: Residual(AnnotatedNorm), rows(2)),
     "SwiGLU": FusionCase("SwiGLU", lambda: GatedMLP(F.silu), rows()),
+    "rms_norm, Gemma's": FusionCase("rms_norm", lambda: Normed(GemmaNorm), rows()),
+    "rms_norm, T5's": FusionCase("rms_norm", lambda: Normed(T5Norm), rows()),
+    "rms_norm, torch's": FusionCase("rms_norm", lambda: Normed(lambda: nn.RMSNorm(WIDTH)), rows()),
+    "add_rms_norm, Gemma's": FusionCase("add_rms_norm", lambda: Residual(GemmaNorm), rows(2)),
+    "add_rms_norm, T5's": FusionCase("add_rms_norm", lambda: Residual(T5Norm), rows(2)),
+    "add_rms_norm, torch's": FusionCase("add_rms_norm", lambda: Residual(lambda: nn.RMSNorm(WIDTH, eps=1e-5)), rows(2)),
+    "GeGLU by tanh": FusionCase("GeGLU", lambda: GatedMLP(lambda x: F.gelu(x, approximate="tanh")), rows()),
+    "GeGLU by erf": FusionCase("GeGLU", lambda: GatedMLP(F.gelu), rows()),
+    "GeGLU written out": FusionCase("GeGLU", lambda: GatedMLP(new_gelu), rows()),
     "attention": FusionCase("attention", Attention, rows()),
     "attention, written out": FusionCase("attention", WrittenOut, rows()),
     "attention with a soft cap": FusionCase("attention", SoftCapped, rows()),
@@ -181,3 +231,19 @@ CASES: dict[str, FusionCase] = {
         "linear_cross_entropy", Loss, lambda length: (torch.randn(2, length, WIDTH), torch.randint(50, (2, length)))
     ),
 }
+
+
+def stepped(run: Callable[..., Tensor], model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """What comes out, and the gradients of inputs and parameters of its weighted sum."""
+    torch.manual_seed(1)
+    output = run(*inputs)
+    weight = torch.randn(output.shape).to(output.dtype)
+    wanted = [x for x in (*inputs, *model.parameters()) if x.requires_grad]
+    return [output.detach(), *torch.autograd.grad((output * weight).sum(), wanted)]
+
+
+def assert_equal_steps(found: list[Tensor], wanted: list[Tensor], dtype: torch.dtype) -> None:
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        largest = max(1.0, theirs.abs().max().item())
+        torch.testing.assert_close(ours / largest, theirs / largest, **tolerance(dtype, depth=2))

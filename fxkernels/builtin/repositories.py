@@ -10,11 +10,12 @@ from fxkernels.mode import Mode
 
 _FOLDERS = {
     "attention": ("attention",),
-    "rmsnorm": ("AddRMSNorm", "RMSNorm", "RMSNormRoundedLast", "RMSNormZeroCentered", "RMSNormGated"),
+    "rmsnorm": ("AddRMSNorm", "RMSNorm", "RMSNormRoundedLast", "RMSNormZeroCentered", "RMSNormGated", "rms_norm", "add_rms_norm"),
     "layernorm": ("LayerNorm",),
     "activation": (
         "SiluAndMul",
         "SwiGLU",
+        "GeGLU",
         "GeluAndMul",
         "GeluTanhAndMul",
         "SiLU",

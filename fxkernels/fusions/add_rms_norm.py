@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..fusion import Fusion, Layer
+from torch.nn import functional as F
+
+from ..fusion import ANY, Fusion, Layer, alternative
+from .rms_norm import written_out_rms_norm
 
 
 class AddRMSNorm(Fusion):
@@ -19,3 +22,20 @@ class AddRMSNorm(Fusion):
         """Return the norm of the sum, and the sum."""
         residual = residual + hidden_states
         return self.norm(residual), residual
+
+
+class AddRMSNormOfTensors(Fusion):
+    """The same where the norm is not annotated (Gemma, T5): its weight and constants are arguments, as for `rms_norm`."""
+
+    layer_name = "add_rms_norm"
+
+    def forward(self, hidden_states: Any, residual: Any, weight: Any = None, eps: Any = None, offset: Any = 0.0) -> Any:
+        """Return the norm of the sum, and the sum."""
+        residual = residual + hidden_states
+        return F.rms_norm(residual, ANY, weight, eps), residual
+
+    @alternative
+    def written_out(self, hidden_states: Any, residual: Any, weight: Any, eps: Any, offset: Any) -> Any:
+        """The norm as operations."""
+        residual = residual + hidden_states
+        return written_out_rms_norm(residual, weight, eps, offset), residual

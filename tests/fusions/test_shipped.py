@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from fusion_cases import CASES, FusionCase
+from fusion_cases import CASES, FusionCase, assert_equal_steps, stepped
 from tolerances import tolerance
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from fxkernels import KernelizeFallback, RepositoryError, hubkernels
@@ -22,22 +22,6 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 
 def mapped(*layer_names: str) -> dict[str, Any]:
     return {name: {"cpu": builtin_repository(name)} for name in layer_names}
-
-
-def stepped(run: Callable[..., Tensor], model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """What comes out, and the gradients of inputs and parameters of its weighted sum."""
-    torch.manual_seed(1)
-    output = run(*inputs)
-    weight = torch.randn(output.shape).to(output.dtype)
-    wanted = [x for x in (*inputs, *model.parameters()) if x.requires_grad]
-    return [output.detach(), *torch.autograd.grad((output * weight).sum(), wanted)]
-
-
-def assert_equal_steps(found: list[Tensor], wanted: list[Tensor], dtype: torch.dtype) -> None:
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-        largest = max(1.0, theirs.abs().max().item())
-        torch.testing.assert_close(ours / largest, theirs / largest, **tolerance(dtype, depth=2))
 
 
 @EACH

@@ -138,6 +138,16 @@ def test_a_value_that_is_taken_apart_and_used_nowhere_belongs_to_the_match() -> 
     assert {unused, largest} < match.operations
 
 
+def test_an_optional_last_operation_makes_one_match_and_not_two() -> None:
+    class Rounded(nn.Module):
+        def forward(self, x: Any, y: Any) -> Any:
+            return one_of((x * y).to(ANY), x * y)
+
+    (match,) = find(Rounded(), lambda x, y: (x * y).to(torch.bfloat16), torch.randn(4), torch.randn(4))
+    assert len(match.operations) == 2
+    assert len(find(Rounded(), lambda x, y: (x * y) * y, torch.randn(4), torch.randn(4))) == 2
+
+
 def test_dynamic_sizes_do_not_matter() -> None:
     class Folded(nn.Module):
         def forward(self, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The kernel layers `SiluAndMul` and `SwiGLU`: forward without a second buffer, backward written straight into its results."""
+"""The kernel layers `SiluAndMul`, `SwiGLU` and `GeGLU`: forward without a second buffer, backward written straight into its results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SiluAndMul", "SwiGLU"]
+__all__ = ["GeGLU", "SiluAndMul", "SwiGLU"]
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,19 +65,36 @@ class SiluAndMul(nn.Module):
         return _silu_and_mul(x)
 
 
-class _SwiGLUFunction(torch.autograd.Function):
+def _activated(gate: Tensor, approximate: str | None) -> Tensor:
+    """SiLU, or GELU by erf (``none``) or by ``tanh``."""
+    return F.silu(gate) if approximate is None else F.gelu(gate, approximate=approximate)
+
+
+class _GatedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, approximate: str | None) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up).detach()  # detach: as above
+        ctx.approximate = approximate
+        return _activated(gate, approximate).mul_(up).detach()  # detach: as above
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
+        approximate = ctx.approximate
         if torch.is_grad_enabled():
-            grad_gate, grad_up = torch.autograd.grad(F.silu(gate) * up, (gate, up), grad_output, create_graph=True)
-            return grad_gate, grad_up
-        return torch.ops.aten.silu_backward(grad_output * up, gate), F.silu(gate).mul_(grad_output)
+            grads = torch.autograd.grad(_activated(gate, approximate) * up, (gate, up), grad_output, create_graph=True)
+            return grads[0], grads[1], None
+        if approximate is None:
+            grad_gate = torch.ops.aten.silu_backward(grad_output * up, gate)
+        else:
+            grad_gate = torch.ops.aten.gelu_backward(grad_output * up, gate, approximate=approximate)
+        return grad_gate, _activated(gate, approximate).mul_(grad_output), None
+
+
+def _gated(gate: Tensor, up: Tensor, approximate: str | None) -> Tensor:
+    if torch.is_grad_enabled() and gate.requires_grad and up.requires_grad and gate.dtype == up.dtype and gate.shape == up.shape:
+        return _GatedFunction.apply(gate, up, approximate)  # type: ignore[no-any-return,no-untyped-call]
+    return _activated(gate, approximate) * up
 
 
 class SwiGLU(nn.Module):
@@ -87,6 +104,14 @@ class SwiGLU(nn.Module):
     can_torch_compile = True
 
     def forward(self, gate: Tensor, up: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and gate.requires_grad and up.requires_grad:
-            return _SwiGLUFunction.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
-        return F.silu(gate) * up
+        return _gated(gate, up, None)
+
+
+class GeGLU(nn.Module):
+    """``gelu(gate) * up``, by tanh or by erf. Output and gradients are bit-equal to those of torch's GELU."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(self, gate: Tensor, up: Tensor, approximate: str = "tanh") -> Tensor:
+        return _gated(gate, up, approximate)

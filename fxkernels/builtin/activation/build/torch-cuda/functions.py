@@ -13,7 +13,7 @@ from torch import Tensor
 from . import kernels
 from .configurations import Configuration, configured
 
-__all__ = ["activation", "activation_and_mul", "swiglu"]
+__all__ = ["activation", "activation_and_mul", "gated"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -39,16 +39,16 @@ def activation_and_mul(x: Tensor, function: str) -> Tensor:
     return _gated_forward(*_halves(x), function)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return ``silu(gate) * up``."""
+def gated(gate: Tensor, up: Tensor, function: str) -> Tensor:
+    """Return ``function(gate) * up``."""
     dtypes = gate.dtype in _DTYPES and up.dtype is gate.dtype
     if not dtypes or gate.shape != up.shape or not (_is_row_after_row(gate) and _is_row_after_row(up)):
-        return F.silu(gate) * up
+        return _COMPOSED[function](gate) * up
     if torch.is_grad_enabled() and gate.requires_grad and up.requires_grad:
-        return _SwiGLU.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
+        return _Gated.apply(gate, up, function)  # type: ignore[no-any-return,no-untyped-call]
     if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
-        return F.silu(gate) * up
-    return _gated_forward(gate, up, "silu")
+        return _COMPOSED[function](gate) * up
+    return _gated_forward(gate, up, function)
 
 
 _COMPOSED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -175,18 +175,19 @@ class _ActivationAndMul(torch.autograd.Function):
         return grad_x, None
 
 
-class _SwiGLU(torch.autograd.Function):
+class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, function: str) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return _gated_forward(gate, up, "silu")
+        ctx.function = function
+        return _gated_forward(gate, up, function)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
         if torch.is_grad_enabled():
-            grad_gate, grad_up = torch.autograd.grad(F.silu(gate) * up, (gate, up), grad, create_graph=True)
-            return grad_gate, grad_up
+            found = torch.autograd.grad(_COMPOSED[ctx.function](gate) * up, (gate, up), grad, create_graph=True)
+            return found[0], found[1], None
         grad_gate, grad_up = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up))
-        _gated_backward(grad, gate, up, grad_gate, grad_up, gate.shape[-1], "silu")
-        return grad_gate, grad_up
+        _gated_backward(grad, gate, up, grad_gate, grad_up, gate.shape[-1], ctx.function)
+        return grad_gate, grad_up, None

@@ -1,12 +1,12 @@
-"""The kernel layers. None reads anything from the layer that it stands in for; they differ in the function, and in names."""
+"""The kernel layers. None reads anything from the layer that it stands in for."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .functions import activation, activation_and_mul, swiglu
+from .functions import activation, activation_and_mul, gated
 
-__all__ = ["FastGELU", "GeLU", "GeluAndMul", "GeluTanh", "GeluTanhAndMul", "NewGELU", "QuickGELU", "SiLU", "SiluAndMul", "SwiGLU"]
+__all__ = ["FastGELU", "GeGLU", "GeLU", "GeluAndMul", "GeluTanh", "GeluTanhAndMul", "NewGELU", "QuickGELU", "SiLU", "SiluAndMul", "SwiGLU"]
 
 
 class SiluAndMul(nn.Module):
@@ -26,7 +26,17 @@ class SwiGLU(nn.Module):
     can_torch_compile = True
 
     def forward(self, gate: Tensor, up: Tensor) -> Tensor:
-        return swiglu(gate, up)
+        return gated(gate, up, "silu")
+
+
+class GeGLU(nn.Module):
+    """``gelu(gate) * up``, by tanh or by erf."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(self, gate: Tensor, up: Tensor, approximate: str = "tanh") -> Tensor:
+        return gated(gate, up, "gelu_tanh" if approximate == "tanh" else "gelu")
 
 
 class GeluAndMul(nn.Module):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .functions import rms_norm
+from .functions import rms_norm as rms_norm_of
 
-__all__ = ["AddRMSNorm", "RMSNorm", "RMSNormGated", "RMSNormRoundedLast", "RMSNormZeroCentered"]
+__all__ = ["AddRMSNorm", "RMSNorm", "RMSNormGated", "RMSNormRoundedLast", "RMSNormZeroCentered", "add_rms_norm", "rms_norm"]
 
 
 class RMSNorm(nn.Module):
@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
+        return rms_norm_of(hidden_states, self.weight, self.variance_epsilon, dtype)
 
 
 class RMSNormRoundedLast(nn.Module):
@@ -37,7 +37,7 @@ class RMSNormRoundedLast(nn.Module):
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype)
+        return rms_norm_of(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype)
 
 
 class RMSNormZeroCentered(nn.Module):
@@ -50,7 +50,7 @@ class RMSNormZeroCentered(nn.Module):
     eps: float
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, x.dtype, offset=1.0)
+        return rms_norm_of(x, self.weight, self.eps, x.dtype, offset=1.0)
 
 
 class RMSNormGated(nn.Module):
@@ -65,7 +65,7 @@ class RMSNormGated(nn.Module):
 
     def forward(self, hidden_states: Tensor, gate: Tensor) -> Tensor:
         activation = "silu" if self.activation == "swish" else self.activation
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype, gate=gate, activation=activation)
+        return rms_norm_of(hidden_states, self.weight, self.variance_epsilon, hidden_states.dtype, gate=gate, activation=activation)
 
 
 class AddRMSNorm(nn.Module):
@@ -79,4 +79,34 @@ class AddRMSNorm(nn.Module):
     def forward(self, hidden_states: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         residual = residual + hidden_states
         dtype = torch.promote_types(residual.dtype, self.norm.weight.dtype)
-        return rms_norm(residual, self.norm.weight, self.norm.variance_epsilon, dtype), residual
+        return rms_norm_of(residual, self.norm.weight, self.norm.variance_epsilon, dtype), residual
+
+
+def _of_tensors(x: Tensor, weight: Tensor | None, eps: float | None, offset: float) -> Tensor:
+    """With the defaults of `torch.nn.functional.rms_norm`."""
+    if weight is None:
+        weight = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
+    return rms_norm_of(x, weight, torch.finfo(x.dtype).eps if eps is None else eps, x.dtype, offset=offset)
+
+
+class rms_norm(nn.Module):  # noqa: N801  (the layer name that mappings use)
+    """The norm of a tensor by a weight that is an argument, counted from `offset`."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(self, x: Tensor, weight: Tensor | None = None, eps: float | None = None, offset: float = 0.0) -> Tensor:
+        return _of_tensors(x, weight, eps, offset)
+
+
+class add_rms_norm(nn.Module):  # noqa: N801
+    """The sum of two tensors, and the norm of the sum by such a weight."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(
+        self, hidden_states: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float | None = None, offset: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        residual = residual + hidden_states
+        return _of_tensors(residual, weight, eps, offset), residual
