@@ -83,6 +83,32 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
+@use_kernel_forward_from_hub("add_rms_norm")
+class AddRMSNorm(nn.Module):
+    def forward(
+        self, hidden_states: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float | None = None, offset: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        assert weight is not None
+        assert eps is not None
+        residual = residual + hidden_states
+        return (normalized(residual, eps) * (wide(weight) + offset)).to(residual.dtype), residual
+
+
+@use_kernel_forward_from_hub("add_layer_norm")
+class AddLayerNorm(nn.Module):
+    def forward(
+        self,
+        hidden_states: Tensor,
+        residual: Tensor,
+        normalized_shape: tuple[int, ...],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> tuple[Tensor, Tensor]:
+        residual = residual + hidden_states
+        return F.layer_norm(residual, normalized_shape, weight, bias, eps), residual
+
+
 def activation(layer_name: str, function: Callable[[Tensor], Tensor]) -> Callable[[int], nn.Module]:
     """A layer that applies a function."""
 
@@ -184,6 +210,16 @@ def rows_of(number: int = 1, factor: int = 1) -> Callable[[int, int], list[Any]]
     return lambda rows, size: [torch.randn(rows, factor * size) for _ in range(number)]
 
 
+def sum_and_layer_norm(rows: int, size: int) -> list[Any]:
+    """Two tensors of rows, and the arguments of their norm."""
+    return [torch.randn(rows, size), torch.randn(rows, size), (size,), torch.randn(size), torch.randn(size)]
+
+
+def sum_and_rms_norm(rows: int, size: int) -> list[Any]:
+    """Two tensors of rows, and the arguments of their norm."""
+    return [torch.randn(rows, size), torch.randn(rows, size), torch.randn(size), 1e-6, 1.0]
+
+
 def heads_and_tables(table: int = 2, unsqueeze_dim: int = 1) -> Callable[[int, int], list[Any]]:
     """Queries and keys of two sequences, and tables of so many halves of a head."""
 
@@ -266,7 +302,9 @@ CASES: dict[str, Case] = {
     "RMSNorm zero-centred": Case("RMSNormZeroCentered", QwenNorm, rows_of()),
     "RMSNorm gated by SiLU": Case("RMSNormGated", GatedNorm, rows_of(2), 2),
     "RMSNorm gated by sigmoid": Case("RMSNormGated", lambda size: GatedNorm(size, "sigmoid"), rows_of(2), 2),
+    "sum and RMSNorm": Case("add_rms_norm", lambda _: AddRMSNorm(), sum_and_rms_norm, 3),
     "LayerNorm": Case("LayerNorm", LayerNorm, rows_of()),
+    "sum and LayerNorm": Case("add_layer_norm", lambda _: AddLayerNorm(), sum_and_layer_norm, 5),
     "SiluAndMul": Case("SiluAndMul", gated("SiluAndMul", F.silu), rows_of(factor=2)),
     "GeluAndMul": Case("GeluAndMul", gated("GeluAndMul", F.gelu), rows_of(factor=2)),
     "GeluTanhAndMul": Case("GeluTanhAndMul", gated("GeluTanhAndMul", _tanh), rows_of(factor=2)),

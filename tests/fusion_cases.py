@@ -108,6 +108,17 @@ class Residual(nn.Module):
         return hidden_states + torch.tanh(self.block(self.norm(hidden_states)))
 
 
+class PostNorm(nn.Module):
+    """A block, and the norm of its sum with what went into it (BERT): nobody else reads the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(torch.tanh(self.block(x)) + x)
+
+
 class GatedMLP(nn.Module):
     """Gate, up and down projection."""
 
@@ -222,6 +233,11 @@ CASES: dict[str, FusionCase] = {
     "GeGLU by tanh": FusionCase("GeGLU", lambda: GatedMLP(lambda x: F.gelu(x, approximate="tanh")), rows()),
     "GeGLU by erf": FusionCase("GeGLU", lambda: GatedMLP(F.gelu), rows()),
     "GeGLU written out": FusionCase("GeGLU", lambda: GatedMLP(new_gelu), rows()),
+    "add_layer_norm": FusionCase("add_layer_norm", lambda: Residual(lambda: nn.LayerNorm(WIDTH)), rows(2)),
+    "add_layer_norm without weights": FusionCase(
+        "add_layer_norm", lambda: Residual(lambda: nn.LayerNorm(WIDTH, elementwise_affine=False)), rows(2)
+    ),
+    "add_layer_norm after a block": FusionCase("add_layer_norm", PostNorm, rows()),
     "attention": FusionCase("attention", Attention, rows()),
     "attention, written out": FusionCase("attention", WrittenOut, rows()),
     "attention with a soft cap": FusionCase("attention", SoftCapped, rows()),

@@ -6,7 +6,8 @@ With x a row of n values, m its mean, r = 1 / sqrt(mean((x - m)^2) + eps) and z 
 
 Everything is computed in float32 and rounded once, where it is stored. What has to be moved is x and y in the forward, and x, g and dx in
 the backward: 4 and 6 bytes for each value in half precision. Weight, bias and the partial sums of their gradients stay in the L2 cache.
-Without a weight it counts as one, without a bias as zero.
+Without a weight it counts as one, without a bias as zero. With ADD a row is the sum of two, rounded as torch rounds it, which is stored
+too; and the incoming gradient of the sum goes into its gradient.
 
 BLOCK covers a row, and a tile is ROWS rows, held in registers and read once. A program takes one tile (STAGES is 0), or every so manieth
 tile, of which the next STAGES - 1 are on their way while one is computed. MASKED says that a tile has places without a value.
@@ -37,13 +38,18 @@ def keep(pointers, values, inside, MASKED: tl.constexpr):
 
 @triton.jit
 def forward_tile(
-    tile, x, weights, biases, y, means, reciprocals, x_row, x_column, count, n, eps,
-    WEIGHT: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    tile, x, other, weights, biases, y, total, means, reciprocals, x_row, x_column, other_row, other_column, count, n, eps,
+    WEIGHT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (rows < count)[:, None] & (columns < n)
     values = block_of(x + rows[:, None] * x_row + columns * x_column, inside, MASKED).to(tl.float32)
+    if ADD:
+        values += block_of(other + rows[:, None] * other_row + columns * other_column, inside, MASKED).to(tl.float32)
+        rounded = values.to(total.dtype.element_ty)
+        keep(total + rows[:, None] * n + columns, rounded, inside, MASKED)
+        values = rounded.to(tl.float32)
     mean = tl.sum(values, axis=1) * (1.0 / n)
     centred = values - mean[:, None]
     if MASKED:
@@ -61,7 +67,8 @@ def forward_tile(
 
 @triton.jit
 def forward(
-    x, weight, bias, y, means, reciprocals, x_row, x_column, count, n, eps, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
+    x, other, weight, bias, y, total, means, reciprocals, x_row, x_column, other_row, other_column, count, n, eps,
+    WEIGHT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
     MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, BLOCK)[None, :]
@@ -72,19 +79,22 @@ def forward(
         biases = block_of(bias + columns, columns < n, MASKED)
     if STAGES == 0:
         forward_tile(
-            tl.program_id(0), x, weights, biases, y, means, reciprocals, x_row, x_column, count, n, eps, WEIGHT, BIAS, MASKED, ROWS, BLOCK
+            tl.program_id(0), x, other, weights, biases, y, total, means, reciprocals,
+            x_row, x_column, other_row, other_column, count, n, eps, WEIGHT, BIAS, ADD, MASKED, ROWS, BLOCK,
         )  # fmt: skip
     else:
         for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
             forward_tile(
-                tile, x, weights, biases, y, means, reciprocals, x_row, x_column, count, n, eps, WEIGHT, BIAS, MASKED, ROWS, BLOCK
+                tile, x, other, weights, biases, y, total, means, reciprocals,
+                x_row, x_column, other_row, other_column, count, n, eps, WEIGHT, BIAS, ADD, MASKED, ROWS, BLOCK,
             )  # fmt: skip
 
 
 @triton.jit
 def backward_tile(
-    tile, grad, x, weights, means, reciprocals, grad_x, grad_row, grad_column, x_row, x_column, count, n,
-    WEIGHT: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    tile, grad, grad_total, x, weights, means, reciprocals, grad_x,
+    grad_row, grad_column, total_row, total_column, x_row, x_column, count, n,
+    WEIGHT: tl.constexpr, ADD: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Store the gradients of the rows; what comes back is what they add to the gradients of weight and bias."""
     rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -101,14 +111,19 @@ def backward_tile(
     # Where there is no value, the incoming gradient is zero, and so is all that depends on it.
     along_mean = (tl.sum(outgoing, axis=1) * (1.0 / n))[:, None]
     along_z = (tl.sum(outgoing * z, axis=1) * (1.0 / n))[:, None]
-    keep(grad_x + rows[:, None] * n + columns, (outgoing - along_mean - z * along_z) * reciprocal, inside, MASKED)
+    result = (outgoing - along_mean - z * along_z) * reciprocal
+    if ADD:
+        result += block_of(grad_total + rows[:, None] * total_row + columns * total_column, inside, MASKED).to(tl.float32)
+    keep(grad_x + rows[:, None] * n + columns, result, inside, MASKED)
     return incoming * z, incoming
 
 
 @triton.jit
 def backward(
-    grad, x, weight, means, reciprocals, grad_x, weight_partial, bias_partial, grad_row, grad_column, x_row, x_column, count, n,
-    WEIGHT: tl.constexpr, BIAS: tl.constexpr, MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    grad, grad_total, x, weight, means, reciprocals, grad_x, weight_partial, bias_partial,
+    grad_row, grad_column, total_row, total_column, x_row, x_column, count, n,
+    WEIGHT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    MASKED: tl.constexpr, STAGES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program leaves what its tiles add to the gradients of weight and bias in its rows of the partial sums."""
     columns = tl.arange(0, BLOCK)[None, :]
@@ -117,16 +132,16 @@ def backward(
         weights = block_of(weight + columns, columns < n, MASKED)
     if STAGES == 0:
         to_weight, to_bias = backward_tile(
-            tl.program_id(0), grad, x, weights, means, reciprocals, grad_x, grad_row, grad_column, x_row, x_column, count, n,
-            WEIGHT, MASKED, ROWS, BLOCK,
+            tl.program_id(0), grad, grad_total, x, weights, means, reciprocals, grad_x,
+            grad_row, grad_column, total_row, total_column, x_row, x_column, count, n, WEIGHT, ADD, MASKED, ROWS, BLOCK,
         )  # fmt: skip
     else:
         to_weight = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
         to_bias = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
         for tile in tl.range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0), num_stages=STAGES):
             of_weight, of_bias = backward_tile(
-                tile, grad, x, weights, means, reciprocals, grad_x, grad_row, grad_column, x_row, x_column, count, n,
-                WEIGHT, MASKED, ROWS, BLOCK,
+                tile, grad, grad_total, x, weights, means, reciprocals, grad_x,
+                grad_row, grad_column, total_row, total_column, x_row, x_column, count, n, WEIGHT, ADD, MASKED, ROWS, BLOCK,
             )  # fmt: skip
             to_weight += of_weight
             to_bias += of_bias

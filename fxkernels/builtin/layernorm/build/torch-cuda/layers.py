@@ -1,12 +1,12 @@
-"""The kernel layer `LayerNorm`, for layers that are torch's own or have its attributes."""
+"""The kernel layers `LayerNorm`, for layers that are torch's own or have its attributes, and `add_layer_norm`."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .functions import layer_norm
+from .functions import add_and_normalize, layer_norm
 
-__all__ = ["LayerNorm"]
+__all__ = ["LayerNorm", "add_layer_norm"]
 
 
 class LayerNorm(nn.Module):
@@ -22,3 +22,21 @@ class LayerNorm(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class add_layer_norm(nn.Module):  # noqa: N801  (the layer name that mappings use)
+    """The sum of two tensors, and the layer norm of the sum."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        residual: Tensor,
+        normalized_shape: tuple[int, ...],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> tuple[Tensor, Tensor]:
+        return add_and_normalize(residual, hidden_states, tuple(normalized_shape), weight, bias, eps)

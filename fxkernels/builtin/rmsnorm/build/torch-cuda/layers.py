@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .functions import add_and_normalize
 from .functions import rms_norm as rms_norm_of
 
 __all__ = ["AddRMSNorm", "RMSNorm", "RMSNormGated", "RMSNormRoundedLast", "RMSNormZeroCentered", "add_rms_norm", "rms_norm"]
@@ -77,16 +78,14 @@ class AddRMSNorm(nn.Module):
     norm: RMSNorm
 
     def forward(self, hidden_states: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        residual = residual + hidden_states
         dtype = torch.promote_types(residual.dtype, self.norm.weight.dtype)
-        return rms_norm_of(residual, self.norm.weight, self.norm.variance_epsilon, dtype), residual
+        return add_and_normalize(residual, hidden_states, self.norm.weight, self.norm.variance_epsilon, dtype)
 
 
-def _of_tensors(x: Tensor, weight: Tensor | None, eps: float | None, offset: float) -> Tensor:
-    """With the defaults of `torch.nn.functional.rms_norm`."""
-    if weight is None:
-        weight = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-    return rms_norm_of(x, weight, torch.finfo(x.dtype).eps if eps is None else eps, x.dtype, offset=offset)
+def _defaults(x: Tensor, weight: Tensor | None, eps: float | None) -> tuple[Tensor, float]:
+    """Weight and epsilon of `torch.nn.functional.rms_norm` where it is given none."""
+    weight = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device) if weight is None else weight
+    return weight, torch.finfo(x.dtype).eps if eps is None else eps
 
 
 class rms_norm(nn.Module):  # noqa: N801  (the layer name that mappings use)
@@ -96,7 +95,7 @@ class rms_norm(nn.Module):  # noqa: N801  (the layer name that mappings use)
     can_torch_compile = True
 
     def forward(self, x: Tensor, weight: Tensor | None = None, eps: float | None = None, offset: float = 0.0) -> Tensor:
-        return _of_tensors(x, weight, eps, offset)
+        return rms_norm_of(x, *_defaults(x, weight, eps), x.dtype, offset=offset)
 
 
 class add_rms_norm(nn.Module):  # noqa: N801
@@ -108,5 +107,4 @@ class add_rms_norm(nn.Module):  # noqa: N801
     def forward(
         self, hidden_states: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float | None = None, offset: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        residual = residual + hidden_states
-        return _of_tensors(residual, weight, eps, offset), residual
+        return add_and_normalize(residual, hidden_states, *_defaults(residual, weight, eps), residual.dtype, offset)
