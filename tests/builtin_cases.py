@@ -109,6 +109,21 @@ class AddLayerNorm(nn.Module):
         return F.layer_norm(residual, normalized_shape, weight, bias, eps), residual
 
 
+@use_kernel_forward_from_hub("norm_modulate")
+class NormModulate(nn.Module):
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        normalized_shape: tuple[int, ...],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        return F.layer_norm(x, normalized_shape, weight, bias, eps) * (1 + scale) + shift
+
+
 def activation(layer_name: str, function: Callable[[Tensor], Tensor]) -> Callable[[int], nn.Module]:
     """A layer that applies a function."""
 
@@ -220,6 +235,11 @@ def sum_and_rms_norm(rows: int, size: int) -> list[Any]:
     return [torch.randn(rows, size), torch.randn(rows, size), torch.randn(size), 1e-6, 1.0]
 
 
+def modulated_rows(rows: int, size: int) -> list[Any]:
+    """Two sequences of rows, and a scale and a shift for each."""
+    return [torch.randn(2, rows, size), torch.randn(2, 1, size), torch.randn(2, 1, size), (size,)]
+
+
 def heads_and_tables(table: int = 2, unsqueeze_dim: int = 1) -> Callable[[int, int], list[Any]]:
     """Queries and keys of two sequences, and tables of so many halves of a head."""
 
@@ -305,6 +325,7 @@ CASES: dict[str, Case] = {
     "sum and RMSNorm": Case("add_rms_norm", lambda _: AddRMSNorm(), sum_and_rms_norm, 3),
     "LayerNorm": Case("LayerNorm", LayerNorm, rows_of()),
     "sum and LayerNorm": Case("add_layer_norm", lambda _: AddLayerNorm(), sum_and_layer_norm, 5),
+    "modulated LayerNorm": Case("norm_modulate", lambda _: NormModulate(), modulated_rows, 3),
     "SiluAndMul": Case("SiluAndMul", gated("SiluAndMul", F.silu), rows_of(factor=2)),
     "GeluAndMul": Case("GeluAndMul", gated("GeluAndMul", F.gelu), rows_of(factor=2)),
     "GeluTanhAndMul": Case("GeluTanhAndMul", gated("GeluTanhAndMul", _tanh), rows_of(factor=2)),

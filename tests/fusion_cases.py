@@ -119,6 +119,19 @@ class PostNorm(nn.Module):
         return self.norm(torch.tanh(self.block(x)) + x)
 
 
+class Modulated(nn.Module):
+    """Flux's adaptive norm, whose scale and shift are of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(WIDTH, elementwise_affine=False, eps=1e-6), nn.Linear(WIDTH, 2 * WIDTH)
+        self.block = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.linear(F.silu(embedding)).chunk(2, dim=1)
+        return self.block(self.norm(x) * (1 + scale[:, None]) + shift[:, None])
+
+
 class GatedMLP(nn.Module):
     """Gate, up and down projection."""
 
@@ -238,6 +251,7 @@ CASES: dict[str, FusionCase] = {
         "add_layer_norm", lambda: Residual(lambda: nn.LayerNorm(WIDTH, elementwise_affine=False)), rows(2)
     ),
     "add_layer_norm after a block": FusionCase("add_layer_norm", PostNorm, rows()),
+    "norm_modulate": FusionCase("norm_modulate", Modulated, lambda length: (torch.randn(2, length, WIDTH), torch.randn(2, WIDTH))),
     "attention": FusionCase("attention", Attention, rows()),
     "attention, written out": FusionCase("attention", WrittenOut, rows()),
     "attention with a soft cap": FusionCase("attention", SoftCapped, rows()),

@@ -11,7 +11,7 @@ from fxkernels.mode import Mode
 _FOLDERS = {
     "attention": ("attention",),
     "rmsnorm": ("AddRMSNorm", "RMSNorm", "RMSNormRoundedLast", "RMSNormZeroCentered", "RMSNormGated", "rms_norm", "add_rms_norm"),
-    "layernorm": ("LayerNorm", "add_layer_norm"),
+    "layernorm": ("LayerNorm", "add_layer_norm", "norm_modulate"),
     "activation": (
         "SiluAndMul",
         "SwiGLU",

@@ -62,6 +62,10 @@ def a_layer_norm_of_the_difference(x: Tensor, y: Tensor) -> Tensor:
     return F.layer_norm(x - y, (32,))
 
 
+def scaled_from_two(x: Tensor, scale: Tensor) -> Tensor:
+    return F.layer_norm(x, (32,)) * (2 + scale) + scale
+
+
 def not_shifted(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, weight).view(-1, 50), labels.view(-1))
 
@@ -77,6 +81,7 @@ CASES: list[tuple[str, Callable[..., Any], tuple[Tensor, ...]]] = [
     ("rms_norm", over_all_rows, (ROWS, ROWS[0, 0])),
     ("add_rms_norm", a_norm_of_something_else_than_the_sum, (ROWS, ROWS, ROWS[0, 0])),
     ("add_layer_norm", a_layer_norm_of_the_difference, (ROWS, ROWS)),
+    ("norm_modulate", scaled_from_two, (ROWS, ROWS[:, :1])),
     ("linear_cross_entropy", not_shifted, (ROWS, torch.randn(50, 32), torch.randint(50, (2, 6)))),
 ]
 
