@@ -1,12 +1,14 @@
 """Find the matches of a pattern in a graph, and how far the best attempt got where there is none.
 
 The matcher begins at an output of the pattern and goes backwards, operation for operation, in their canonical form. It goes forward to the
-pattern's other outputs. It passes over casts and views of the graph that change nothing. The work is linear in the graph: each operation
+pattern's other outputs. It passes over casts and views of the graph that change nothing. A value that an operation has written into is that
+operation's from then on, as if it had returned a new one. The work is linear in the graph: each operation
 that may be the pattern's last one is tried once, and the number of steps of an attempt is bounded.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -122,10 +124,18 @@ class Matcher:
         self._by_name: defaultdict[str, list[fx.Node]] = defaultdict(list)
         self._operations: dict[fx.Node, Operation] = {}
         self._calls: defaultdict[fx.Node, list[tuple[LayerCall, int]]] = defaultdict(list)
+        self._reads: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
+        self._written: dict[fx.Node, fx.Node] = {}
+        writers: dict[fx.Node, fx.Node] = {}
         for position, node in enumerate(graph.nodes):
             self._positions[node] = position
+            if writers and (read := {value: writers[value] for value in node.all_input_nodes if value in writers}):
+                self._reads[node] = read
             if name := canonical_name(node):
                 self._by_name[name].append(node)
+                if (value := _written_in_place(node)) is not None:
+                    writers[value] = node
+                    self._written[node] = value
         for call in calls:
             for number, output in enumerate(call.outputs):
                 self._calls[output].append((call, number))
@@ -157,7 +167,8 @@ class Matcher:
             return None
         outputs = tuple(attempt.values[output] for output in pattern.outputs)
         given = {name: attempt.values[placeholder] for name, placeholder in pattern.parameters.items() if placeholder in attempt.values}
-        return Match(pattern, given, frozenset(_with_unused(attempt.taken, outputs)), dict(sorted(attempt.layers.items())), outputs)
+        operations = frozenset(_with_what_is_its_own(attempt.taken, outputs))
+        return Match(pattern, given, operations, dict(sorted(attempt.layers.items())), outputs)
 
     # --- solving --------------------------------------------------------------------------------------------------------------------------
 
@@ -218,6 +229,8 @@ class Matcher:
         if not isinstance(wanted, fx.Node):
             pairs = _constant_pairs(wanted, value)
             return [] if pairs is None else [_Way(pairs)]
+        if wanted.op == "placeholder":
+            value = self._written.get(value, value)  # what the graph's operations name
         if wanted in attempt.values:
             same = self._same(attempt.values[wanted], value, attempt)
             return [same] if same is not None else self._ended(wanted, value, attempt)
@@ -306,7 +319,11 @@ class Matcher:
 
     def _operation(self, node: fx.Node) -> Operation:
         if node not in self._operations:
-            self._operations[node] = operation_of(node)
+            operation, read = operation_of(node), self._reads.get(node)
+            if read is not None:
+                arguments = fx.node.map_arg(dict(operation.arguments), lambda value: read.get(value, value))
+                operation = Operation(operation.name, arguments)
+            self._operations[node] = operation
         return self._operations[node]
 
     def _dimension(self, name: str, value: Any, node: fx.Node) -> Any:
@@ -360,8 +377,8 @@ def _largest(matches: Sequence[Match]) -> tuple[Match, ...]:
     )
 
 
-def _with_unused(operations: Iterable[fx.Node], outputs: tuple[fx.Node, ...]) -> Iterator[fx.Node]:
-    """The operations, and what is computed from them alone and used nowhere.
+def _with_what_is_its_own(operations: Mapping[fx.Node, Any], outputs: tuple[fx.Node, ...]) -> Iterator[fx.Node]:
+    """The operations, what is computed from one of them and used nowhere, and what nobody else reads and is computed from nothing.
 
     Dynamo takes both values of a `torch.max` apart, and leaves the one that nobody uses in graphs of higher-order operators (torch 2.13).
     """
@@ -370,6 +387,16 @@ def _with_unused(operations: Iterable[fx.Node], outputs: tuple[fx.Node, ...]) ->
         if len(node.users) > 1 and node not in outputs:
             unused = (user for user in node.users if not user.users and user.all_input_nodes == [node])
             yield from (user for user in unused if canonical_name(user) == "getitem")
+        for value in node.all_input_nodes:
+            if value not in operations and canonical_name(value) == "arange" and all(user in operations for user in value.users):
+                yield value
+
+
+def _written_in_place(node: fx.Node) -> fx.Node | None:
+    """The value that an operation writes into and does nothing else; None for one that does not."""
+    target = node.target
+    writes = target is operator.setitem or (node.op == "call_method" and str(target).endswith("_") and not str(target).endswith("__"))
+    return node.args[0] if writes and node.args and isinstance(node.args[0], fx.Node) else None
 
 
 def _module_of(node: fx.Node) -> str:

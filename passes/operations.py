@@ -1,7 +1,8 @@
 """The canonical form of an operation: what a node computes, whichever way it was written.
 
-``x + y``, ``torch.add(x, y)`` and ``x.add(y)`` are one operation. A default argument that is left out equals one that is given. Names and
-defaults of arguments are those of torch's own operators (`torch.ops.aten`); a function that is no operator has those of its signature.
+``x + y``, ``torch.add(x, y)``, ``x.add(y)`` and ``x.add_(y)`` are one operation. A default argument that is left out equals one that
+is given. Names and defaults of arguments are those of torch's own operators (`torch.ops.aten`); a function that is no operator has those
+of its signature.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _ALIASES: dict[str, str] = {
     "bfloat16": "to",
     "double": "to",
     "type_as": "to",
+    "setitem": "index_put",
+    "_grouped_mm": "grouped_mm",
+    "grouped_mm_fallback": "grouped_mm",
 }
 _CASTS = {"float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}
 _TAKES_SIZES = frozenset(("reshape", "expand", "permute", "repeat", "tile"))
@@ -72,6 +76,8 @@ def canonical_name(node: fx.Node) -> str:
         name = str(node.target).split(".")[1]
     if name == "getitem" and _inserted_dimension(node.args[1]) is not None:
         return "unsqueeze"
+    if node.op == "call_method" and name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
     return _ALIASES.get(name, name)
 
 
@@ -85,6 +91,12 @@ def operation_of(node: fx.Node) -> Operation:
         return Operation(name, {"self": args[0], "index": _index(args[1])})
     if name == "to":
         return Operation(name, _cast(written, args, kwargs))
+    if written == "setitem":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return Operation(name, {"self": args[0], "indices": index, "values": args[2], "accumulate": False})
+    if name == "grouped_mm":  # transformers has an operator of its own for the dtypes that torch's lacks (5.22 to 5.24)
+        given = dict(zip(("self", "mat2", "offs", "bias", "out_dtype"), args, strict=False)) | dict(kwargs)
+        return Operation(name, {"offs": None, "bias": None, "out_dtype": None} | given)
     if name in _TAKES_SIZES and len(args) > 1 and isinstance(args[1], int | fx.Node):
         args = (args[0], tuple(args[1:]))
     arguments = _bound(name, node.target, args, kwargs)

@@ -62,8 +62,9 @@ def stays_the_same_in_one_place(call: LayerCall) -> Miss | None:
     """Computing all of the region in one place must not change what it reads, or what the operations in between read."""
     if not call.between:
         return None
+    seen_outside = {storage for node in call.outputs for storage in storages_of(node)}
     for node in call.region:
-        if written_by(node):
+        if not all(_is_its_own(target, call, seen_outside) for target in written_by(node)):
             return Miss("mutation", "{node} writes into memory, and other operations stand between those of the call", {"node": node.name})
     seen = {storage for node in (*call.region, *call.marked_inputs, *call.outside_values) for storage in storages_of(node)}
     moved = placement_of(call).moved
@@ -74,6 +75,12 @@ def stays_the_same_in_one_place(call: LayerCall) -> Miss | None:
         if draws_random_numbers(node):
             return Miss("random", "{node} draws random numbers and would have to wait for the call's last input", {"node": node.name})
     return None
+
+
+def _is_its_own(target: fx.Node, call: LayerCall, seen_outside: set[int]) -> bool:
+    """Whether what is written into is memory of the region that no operation outside sees. Only outputs are seen there."""
+    storages = set(storages_of(target))
+    return target in call.inside and bool(storages) and seen_outside.isdisjoint(storages)
 
 
 def _disturbs(node: fx.Node, seen: set[int], others_move: bool) -> Miss | None:

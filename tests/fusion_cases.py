@@ -24,11 +24,13 @@ class FusionCase:
         layer_name: Of the fusion.
         model: Makes the model.
         inputs: Makes the arguments of a call for a number of positions. Those that are floats require a gradient.
+        is_trained: Whether the kernel for CPUs has a backward.
     """
 
     layer_name: str
     model: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
+    is_trained: bool = True
 
     def prepared(self, dtype: torch.dtype, length: int = 6) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """Return the model and inputs in a dtype."""
@@ -221,6 +223,63 @@ class WithPositionBias(Attention):
         return torch.matmul(F.softmax(scores, dim=-1), value)
 
 
+class Experts(nn.Module):
+    """A router and three experts, two for each token, as transformers' ``grouped_mm`` implementation has them.
+
+    The product itself is that implementation's operator for dtypes that torch's own lacks, or torch's own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(WIDTH, 3)
+        self.gate_up, self.down = nn.Parameter(torch.randn(3, 32, WIDTH) / 6), nn.Parameter(torch.randn(3, WIDTH, 16) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden_states = x.reshape(-1, WIDTH)
+        weights, indices = torch.topk(F.softmax(self.router(hidden_states).float(), dim=-1), 2, dim=-1)
+        found: Tensor = self.experts(hidden_states, indices, weights)
+        return torch.tanh(found).reshape(x.shape)
+
+    def experts(self, hidden_states: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        ids, order = torch.sort(indices.reshape(-1))
+        offsets = torch.cumsum(torch.histc(ids.float(), bins=3, min=0, max=2), dim=0, dtype=torch.int32)
+        found = self.product(hidden_states[order // 2], self.gate_up.transpose(-2, -1), offsets, ids, "gate_up_bias")
+        found = self.product(self.activated(found), self.down.transpose(-2, -1), offsets, ids, "down_bias")
+        found = found * weights.reshape(-1)[order].unsqueeze(-1)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(order.size(0), device=order.device)
+        return found[back].view(hidden_states.size(0), 2, WIDTH).sum(dim=1).to(hidden_states.dtype)
+
+    def product(self, rows: Tensor, weight: Tensor, offsets: Tensor, ids: Tensor, bias: str) -> Tensor:
+        import transformers.integrations.moe  # noqa: F401  (registers the operator)
+
+        rows = rows.to(weight.dtype)
+        found: Tensor
+        if weight.dtype is torch.bfloat16:
+            found = F.grouped_mm(rows, weight, offs=offsets)
+        else:
+            found = torch.ops.transformers.grouped_mm_fallback(rows, weight, offs=offsets)
+        if hasattr(self, bias):
+            found.add_(getattr(self, bias)[ids])
+        return found
+
+    def activated(self, found: Tensor) -> Tensor:
+        gate, up = found.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+
+class ClampedExperts(Experts):
+    """GPT-OSS's, with biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_bias, self.down_bias = nn.Parameter(torch.randn(3, 32)), nn.Parameter(torch.randn(3, WIDTH))
+
+    def activated(self, found: Tensor) -> Tensor:
+        gate, up = found[..., ::2].clamp(min=None, max=1.5), found[..., 1::2].clamp(min=-1.5, max=1.5)
+        return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+
 class Loss(nn.Module):
     """A head, and transformers' causal loss."""
 
@@ -257,6 +316,8 @@ CASES: dict[str, FusionCase] = {
     "attention with a soft cap": FusionCase("attention", SoftCapped, rows()),
     "attention with sinks": FusionCase("attention", WithSinks, rows()),
     "attention with a position bias": FusionCase("attention", WithPositionBias, rows()),
+    "experts": FusionCase("experts", Experts, rows(), is_trained=False),
+    "experts with biases": FusionCase("experts", ClampedExperts, rows(), is_trained=False),
     "linear_cross_entropy": FusionCase(
         "linear_cross_entropy", Loss, lambda length: (torch.randn(2, length, WIDTH), torch.randint(50, (2, length)))
     ),

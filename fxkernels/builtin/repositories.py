@@ -28,13 +28,14 @@ _FOLDERS = {
     "rotary": ("rotary_pos_emb", "rotary_pos_emb_in_dtype", "rotary_pos_emb_interleaved"),
     "cross_entropy": ("LinearCrossEntropyLoss", "ForCausalLMLoss", "linear_cross_entropy"),
     "causal_conv1d": ("causal_conv1d_fn",),
+    "experts": ("experts",),
 }
 _FOLDER_OF = {layer_name: folder for folder, layer_names in _FOLDERS.items() for layer_name in layer_names}
 
 BUILTIN_LAYERS: tuple[str, ...] = ("RMSNorm", "SiluAndMul", "rotary_pos_emb")
 """The layers of a decoder for which a CPU kernel ships with the library."""
 
-BUILTIN_CUDA_LAYERS: tuple[str, ...] = tuple(_FOLDER_OF)
+BUILTIN_CUDA_LAYERS: tuple[str, ...] = tuple(name for name in _FOLDER_OF if name != "experts")
 """Every layer for which a Triton kernel ships with the library. Not each one is a layer name of models: some are other bodies of one."""
 
 # At least 1.1 times as fast as the eager reference in every row of benchmarks/results/builtin_cpu.jsonl with 512 tokens or more.
@@ -67,7 +68,8 @@ def builtin_repository(layer_name: str) -> LocalLayerRepository:
     """Return the built-in repository of one layer, whether or not the default mapping offers it.
 
     Args:
-        layer_name: One of `BUILTIN_CUDA_LAYERS`; those of `BUILTIN_LAYERS` and ``"LinearCrossEntropyLoss"`` have a build for CPUs too.
+        layer_name: One of `BUILTIN_CUDA_LAYERS`, or ``"experts"``, which has a build for CPUs only. Fusions, `BUILTIN_LAYERS` and
+            ``"LinearCrossEntropyLoss"`` have one for CPUs too.
 
     Raises:
         ValueError: If no kernel for that layer ships with the library.

@@ -22,13 +22,13 @@ MODES = (Mode.INFERENCE, Mode.TRAINING, Mode.INFERENCE | Mode.TORCH_COMPILE, Mod
 
 
 def builds() -> list[Path]:
-    folders = {builtin_repository(name).path for name in BUILTIN_CUDA_LAYERS}
+    folders = {builtin_repository(name).path for name in (*BUILTIN_CUDA_LAYERS, "experts")}
     return sorted(path.parent for folder in folders for path in folder.glob("build/*/metadata.json"))
 
 
 def test_metadata_is_valid_and_every_build_has_an_id_of_its_own():
     ids = [read_metadata(build).id for build in builds()]
-    assert len(ids) == 13  # seven in Triton, six for CPUs
+    assert len(ids) == 14  # seven in Triton, seven for CPUs
     assert len(set(ids)) == len(ids)
     assert all(name.startswith("_fxkernels_") for name in ids)
 

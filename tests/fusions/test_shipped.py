@@ -16,6 +16,8 @@ from fxkernels import KernelizeFallback, RepositoryError, hubkernels
 from fxkernels.builtin import builtin_repository
 from fxkernels.fusions import SHIPPED
 
+TRAINED = {name: case for name, case in CASES.items() if case.is_trained}
+EACH_TRAINED = pytest.mark.parametrize("case", TRAINED.values(), ids=list(TRAINED))
 EACH = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
@@ -24,7 +26,7 @@ def mapped(*layer_names: str) -> dict[str, Any]:
     return {name: {"cpu": builtin_repository(name)} for name in layer_names}
 
 
-@EACH
+@EACH_TRAINED
 @DTYPES
 def test_it_equals_the_models_operations_with_equal_gradients(case: FusionCase, dtype: torch.dtype) -> None:
     model, inputs = case.prepared(dtype)
@@ -34,7 +36,7 @@ def test_it_equals_the_models_operations_with_equal_gradients(case: FusionCase, 
     assert_equal_steps(found, stepped(model, model, inputs), dtype)
 
 
-@EACH
+@EACH_TRAINED
 def test_it_is_admitted_by_the_probe(case: FusionCase) -> None:
     model, inputs = case.prepared(torch.float32)
     backend = hubkernels(inner="eager", mapping=mapped(case.layer_name), verify="probe")
@@ -44,16 +46,24 @@ def test_it_is_admitted_by_the_probe(case: FusionCase) -> None:
 
 
 @EACH
-def test_in_eval_mode_without_gradients_it_equals_the_models_operations(case: FusionCase) -> None:
-    model, inputs = case.prepared(torch.float32)
+@DTYPES
+def test_in_eval_mode_without_gradients_it_equals_the_models_operations_and_is_admitted(case: FusionCase, dtype: torch.dtype) -> None:
+    model, inputs = case.prepared(dtype)
     model.eval()
-    backend = hubkernels(inner="eager", mapping=mapped(case.layer_name))
+    backend = hubkernels(inner="eager", mapping=mapped(case.layer_name), verify="probe")
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, backend=backend)(*inputs), model(*inputs), **tolerance(torch.float32, depth=2))
-    assert len(backend.report.rewritten) == 1, str(backend.report)
+        torch.testing.assert_close(torch.compile(model, backend=backend)(*inputs), model(*inputs), **tolerance(dtype, depth=2))
+    assert [call.layer_name for call in backend.report.rewritten] == [case.layer_name], str(backend.report)
 
 
-@EACH
+def test_experts_keep_their_operations_in_training() -> None:
+    model, inputs = CASES["experts"].prepared(torch.bfloat16)
+    backend = hubkernels(inner="eager", mapping=mapped("experts"))
+    assert_equal_steps(stepped(torch.compile(model, backend=backend), model, inputs), stepped(model, model, inputs), torch.bfloat16)
+    assert {decision.status for call in backend.report.calls for decision in call.decisions} == {"missed"}
+
+
+@EACH_TRAINED
 def test_under_autocast_it_equals_the_models_operations(case: FusionCase) -> None:
     model, inputs = case.prepared(torch.float32)
     backend = hubkernels(inner="aot_eager", mapping=mapped(case.layer_name))
@@ -63,7 +73,7 @@ def test_under_autocast_it_equals_the_models_operations(case: FusionCase) -> Non
     assert len(backend.report.rewritten) == 1, str(backend.report)
 
 
-@EACH
+@EACH_TRAINED
 def test_under_checkpointing_it_equals_the_models_operations(case: FusionCase) -> None:
     model, inputs = case.prepared(torch.float32)
     backend = hubkernels(inner="aot_eager", mapping=mapped(case.layer_name))
@@ -72,7 +82,7 @@ def test_under_checkpointing_it_equals_the_models_operations(case: FusionCase) -
     assert len(backend.report.rewritten) == 1, str(backend.report)
 
 
-@EACH
+@EACH_TRAINED
 def test_one_graph_serves_several_sizes(case: FusionCase) -> None:
     model, _ = case.prepared(torch.float32)
     backend = hubkernels(inner="aot_eager", mapping=mapped(case.layer_name))

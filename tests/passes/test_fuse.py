@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from captured import captured
 from graphs import GraphBuilder, norm_call
@@ -146,3 +148,35 @@ def test_calls_that_miss_leave_the_graph_bit_for_bit() -> None:
     plan_rewrites(calls, lambda call, conflict: Decision("missed"))
     module.recompile()
     assert module.code == before
+
+
+class SumOfSine(nn.Module):
+    def forward(self, x: Any, y: Any) -> Any:
+        return x.sin() + y
+
+
+class DoubledSum(nn.Module):
+    def forward(self, x: Any, y: Any) -> Any:
+        return (x.sin() + y) * 2
+
+
+def doubled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    sine, other = x.sin(), y.cos()
+    sine.add_(y)
+    return sine * 2, other
+
+
+def seen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    sine, other = x.sin(), y.cos()
+    return sine.add_(y), other
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "code"), [(DoubledSum(), doubled, None), (SumOfSine(), doubled, "escape"), (SumOfSine(), seen, "mutation")]
+)
+def test_a_write_into_memory_of_its_own_moves_with_the_call_and_one_that_is_seen_outside_does_not(
+    module: nn.Module, function: Callable[..., Any], code: str | None
+) -> None:
+    (call,), _ = found(captured(function, torch.randn(3), torch.randn(3)).graph, composition(module, "x", "y"))
+    assert [node.name for node in call.between] == ["other"]
+    assert getattr(why_not_replaceable(call), "code", None) == code

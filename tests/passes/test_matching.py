@@ -148,6 +148,43 @@ def test_an_optional_last_operation_makes_one_match_and_not_two() -> None:
     assert len(find(Rounded(), lambda x, y: (x * y) * y, torch.randn(4), torch.randn(4))) == 2
 
 
+class SumOfSine(nn.Module):
+    def forward(self, x: Any, y: Any) -> Any:
+        return (x.sin() + y) * 2
+
+
+class SineInPlaces(nn.Module):
+    def forward(self, x: Any, places: Any) -> Any:
+        return torch.index_put(torch.empty_like(x), (places,), x.sin()) * 2
+
+
+def added_in_place(x: Tensor, y: Tensor) -> Tensor:
+    sine = x.sin()
+    sine.add_(y)
+    return sine * 2
+
+
+def read_before_it_is_written(x: Tensor, y: Tensor) -> Tensor:
+    sine = x.sin()
+    doubled = sine * 2
+    sine.add_(y)
+    return doubled + sine
+
+
+def stored_in_places(x: Tensor, places: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    out[places] = x.sin()
+    return out * 2
+
+
+def test_a_value_that_was_written_into_is_what_was_written_and_the_write_belongs_to_the_match() -> None:
+    (match,) = find(SumOfSine(), added_in_place, torch.randn(3), torch.randn(3))
+    assert {node.name for node in match.operations} == {"sine", "add_", "mul"}
+    assert find(SumOfSine(), read_before_it_is_written, torch.randn(3), torch.randn(3)) == ()
+    (match,) = find(SineInPlaces(), stored_in_places, torch.randn(3), torch.tensor([2, 0, 1]))
+    assert len(match.operations) == 4
+
+
 def test_dynamic_sizes_do_not_matter() -> None:
     class Folded(nn.Module):
         def forward(self, x: Any) -> Any:

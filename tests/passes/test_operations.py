@@ -30,7 +30,13 @@ def told(value: object) -> object:
 @pytest.mark.parametrize(
     "spellings",
     [
-        [lambda x, y: x + y, lambda x, y: torch.add(x, y), lambda x, y: x.add(y), lambda x, y: torch.add(x, other=y, alpha=1)],
+        [
+            lambda x, y: x + y,
+            lambda x, y: torch.add(x, y),
+            lambda x, y: x.add(y),
+            lambda x, y: torch.add(x, other=y, alpha=1),
+            lambda x, y: x.add_(y),
+        ],
         [lambda x, y: x * y, lambda x, y: torch.multiply(x, y), lambda x, y: torch.mul(input=x, other=y)],
         [lambda x, y: x / y, lambda x, y: torch.div(x, y), lambda x, y: x.true_divide(y)],
         [lambda x, y: x.float(), lambda x, y: x.to(torch.float32), lambda x, y: x.to(dtype=torch.float32)],
