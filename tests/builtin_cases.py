@@ -160,6 +160,26 @@ def rotary(layer_name: str, swap: Callable[[Tensor], Tensor], *, in_dtype: bool 
     return lambda _: annotated()
 
 
+@use_kernel_forward_from_hub("qk_norm_rotary")
+class QKNormRotary(nn.Module):
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_weight: Tensor,
+        key_weight: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        query_eps: float = 1e-6,
+        key_eps: float = 1e-6,
+        offset: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        query = (normalized(query, query_eps) * (wide(query_weight) + offset)).to(query.dtype).transpose(1, 2)
+        key = (normalized(key, key_eps) * (wide(key_weight) + offset)).to(key.dtype).transpose(1, 2)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return query * cos + _half_split(query) * sin, key * cos + _half_split(key) * sin
+
+
 @use_kernel_forward_from_hub("rotary_pos_emb")
 class HalfRotary(nn.Module):
     """As gpt-oss has it, with tables for one half of a head."""
@@ -252,6 +272,13 @@ def heads_and_tables(table: int = 2, unsqueeze_dim: int = 1) -> Callable[[int, i
     return make
 
 
+def normed_heads_and_tables(rows: int, size: int) -> list[Any]:
+    """Queries and keys of two sequences, the weights of their norms, full tables, and constants."""
+    size += size % 2
+    heads = [torch.randn(2, rows, count, size) for count in (4, 3)]
+    return [*heads, torch.randn(size), torch.randn(size), torch.randn(2, rows, size), torch.randn(2, rows, size), 1e-6, 1e-6, 1.0]
+
+
 def hidden_and_targets(rows: int, size: int) -> list[Any]:
     targets = torch.randint(3 * size, (rows,))
     if rows > 1:  # else there would be no loss
@@ -342,6 +369,7 @@ CASES: dict[str, Case] = {
         "rotary_pos_emb_in_dtype", rotary("rotary_pos_emb_in_dtype", _half_split, in_dtype=True), heads_and_tables(), 2
     ),
     "rotary, interleaved": Case("rotary_pos_emb_interleaved", rotary("rotary_pos_emb_interleaved", _interleaved), heads_and_tables(), 2),
+    "norms of heads and rotary": Case("qk_norm_rotary", lambda _: QKNormRotary(), normed_heads_and_tables, 4),
     "linear cross entropy": Case("LinearCrossEntropyLoss", LinearLoss, hidden_and_targets),
     "cross entropy": Case("ForCausalLMLoss", lambda _: CausalLoss(), logits_and_labels),
     "causal convolution": Case("causal_conv1d_fn", lambda _: CausalConv(), sequences(silu=False), 3),

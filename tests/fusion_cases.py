@@ -10,7 +10,7 @@ from tolerances import tolerance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxkernels import replace_kernel_forward_from_hub
+from fxkernels import replace_kernel_forward_from_hub, use_kernel_forward_from_hub
 
 WIDTH = 32
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
@@ -46,9 +46,9 @@ def rows(number: int = 1, width: int = WIDTH) -> Callable[[int], tuple[Tensor, .
 class Norm(nn.Module):
     """Llama's."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.weight, self.variance_epsilon = nn.Parameter(torch.rand(WIDTH)), 1e-6
+        self.weight, self.variance_epsilon = nn.Parameter(torch.rand(width)), 1e-6
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
@@ -59,9 +59,9 @@ class Norm(nn.Module):
 class GemmaNorm(nn.Module):
     """Gemma's, whose weight counts from one."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.rand(WIDTH) - 0.5), 1e-6
+        self.weight, self.eps = nn.Parameter(torch.rand(width) - 0.5), 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
@@ -223,6 +223,47 @@ class WithPositionBias(Attention):
         return torch.matmul(F.softmax(scores, dim=-1), value)
 
 
+@use_kernel_forward_from_hub("rotary_pos_emb")
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Llama's."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    swapped = [torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1) for x in (q, k)]
+    return q * cos + swapped[0] * sin, k * cos + swapped[1] * sin
+
+
+class NormedHeads(Attention):
+    """Qwen3's queries and keys: each head is normalised, and turned by its position."""
+
+    norm: type[nn.Module] = Norm
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_norm, self.k_norm = self.norm(SIZE), self.norm(SIZE)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = (layer(x).view(*x.shape[:-1], -1, SIZE) for layer in (self.q, self.k, self.v))
+        query, key = self.turned(query, key, *tables(x))
+        return query, repeated(key), repeated(value.transpose(1, 2))
+
+    def turned(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        return rotary(self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2), cos, sin)
+
+
+class GemmaHeads(NormedHeads):
+    """Gemma 3's, which are normalised after positions and heads have changed places."""
+
+    norm = GemmaNorm
+
+    def turned(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        return rotary(self.q_norm(query.transpose(1, 2)), self.k_norm(key.transpose(1, 2)), cos, sin)
+
+
+def tables(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of all positions."""
+    angles = torch.arange(x.shape[1])[None, :, None] / torch.tensor([1.0, 3.0, 10.0, 30.0]).repeat(2)
+    return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
 class Experts(nn.Module):
     """A router and three experts, two for each token, as transformers' ``grouped_mm`` implementation has them.
 
@@ -316,6 +357,8 @@ CASES: dict[str, FusionCase] = {
     "attention with a soft cap": FusionCase("attention", SoftCapped, rows()),
     "attention with sinks": FusionCase("attention", WithSinks, rows()),
     "attention with a position bias": FusionCase("attention", WithPositionBias, rows()),
+    "qk_norm_rotary, Qwen3's": FusionCase("qk_norm_rotary", NormedHeads, rows()),
+    "qk_norm_rotary, Gemma's": FusionCase("qk_norm_rotary", GemmaHeads, rows()),
     "experts": FusionCase("experts", Experts, rows(), is_trained=False),
     "experts with biases": FusionCase("experts", ClampedExperts, rows(), is_trained=False),
     "linear_cross_entropy": FusionCase(

@@ -25,7 +25,7 @@ _FOLDERS = {
         "FastGELU",
         "QuickGELU",
     ),
-    "rotary": ("rotary_pos_emb", "rotary_pos_emb_in_dtype", "rotary_pos_emb_interleaved"),
+    "rotary": ("rotary_pos_emb", "rotary_pos_emb_in_dtype", "rotary_pos_emb_interleaved", "qk_norm_rotary"),
     "cross_entropy": ("LinearCrossEntropyLoss", "ForCausalLMLoss", "linear_cross_entropy"),
     "causal_conv1d": ("causal_conv1d_fn",),
     "experts": ("experts",),

@@ -66,6 +66,11 @@ def scaled_from_two(x: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, (32,)) * (2 + scale) + scale
 
 
+def sorted_otherwise(x: Tensor, indices: Tensor) -> Tensor:
+    order = torch.sort(indices.reshape(-1))[1]
+    return x[order // 2][order].view(3, 2, 32).sum(dim=1)
+
+
 def not_shifted(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, weight).view(-1, 50), labels.view(-1))
 
@@ -82,6 +87,7 @@ CASES: list[tuple[str, Callable[..., Any], tuple[Tensor, ...]]] = [
     ("add_rms_norm", a_norm_of_something_else_than_the_sum, (ROWS, ROWS, ROWS[0, 0])),
     ("add_layer_norm", a_layer_norm_of_the_difference, (ROWS, ROWS)),
     ("norm_modulate", scaled_from_two, (ROWS, ROWS[:, :1])),
+    ("experts", sorted_otherwise, (ROWS[0], torch.randint(3, (3, 2)))),
     ("linear_cross_entropy", not_shifted, (ROWS, torch.randn(50, 32), torch.randint(50, (2, 6)))),
 ]
 

@@ -1,4 +1,4 @@
-"""The kernel layer `rotary_pos_emb`: the rotated halves are added to the output in place, in fewer and smaller steps than the reference."""
+"""The kernel layers `rotary_pos_emb` and `qk_norm_rotary`, in fewer and smaller steps than the references."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["rotary_pos_emb"]
+__all__ = ["qk_norm_rotary", "rotary_pos_emb"]
 
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -109,3 +109,34 @@ class rotary_pos_emb(nn.Module):  # noqa: N801 - a function layer's class has th
         if _is_common(q, k, cos, sin):
             return _rotate(q, k, cos, sin)
         return _composed(q, cos, sin), _composed(k, cos, sin)
+
+
+class qk_norm_rotary(nn.Module):  # noqa: N801  (the layer name that mappings use)
+    """Queries and keys, each head normalised by a weight counted from `offset`, and rotated; rounded once, at the end."""
+
+    has_backward = True
+    can_torch_compile = True
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_weight: Tensor,
+        key_weight: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        query_eps: float = 1e-6,
+        key_eps: float = 1e-6,
+        offset: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        queries = _normalized_and_rotated(query, query_weight, cos, sin, query_eps, offset)
+        return queries, _normalized_and_rotated(key, key_weight, cos, sin, key_eps, offset)
+
+
+def _normalized_and_rotated(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, offset: float) -> Tensor:
+    """(batch, heads, positions, size) of (batch, positions, heads, size)."""
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * (weight.to(torch.float32) + offset)
+    first, second = _halves(wide)
+    turned = wide * cos.to(torch.float32).unsqueeze(2) + torch.cat((-second, first), dim=-1) * sin.to(torch.float32).unsqueeze(2)
+    return turned.to(torch.promote_types(x.dtype, cos.dtype)).transpose(1, 2)
