@@ -1,7 +1,8 @@
 """Where the shipped fusions match: ``python benchmarks/fusions.py`` counts the calls of each in tiny models of transformers and diffusers.
 
-A row is an architecture with one implementation of attention, in eval mode and in training. `python benchmarks/render.py` makes a table of
-the rows. No kernel runs: a fusion counts where it is found, rewritten or not.
+A row is an architecture with one implementation of attention, in eval mode and in training; a causal language model is trained with labels
+and its loss. The rows of other versions of transformers are kept, and `python benchmarks/render.py` makes a table for each version. No
+kernel runs: a fusion counts where it is found, rewritten or not.
 """
 
 from __future__ import annotations
@@ -55,6 +56,20 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "t5",
         {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
     ),
+    "T5 1.1": (
+        "AutoModelForSeq2SeqLM",
+        "t5",
+        {
+            "vocab_size": 99,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "decoder_start_token_id": 0,
+            "feed_forward_proj": "gated-gelu",
+        },
+    ),
     "Whisper": (
         "AutoModelForSpeechSeq2Seq",
         "whisper",
@@ -85,7 +100,12 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-ROUTES = {"T5": "input_ids decoder_input_ids", "Whisper": "input_features decoder_input_ids", "SigLIP": "pixel_values"}
+ROUTES = {
+    "T5": "input_ids decoder_input_ids",
+    "T5 1.1": "input_ids decoder_input_ids",
+    "Whisper": "input_features decoder_input_ids",
+    "SigLIP": "pixel_values",
+}
 INPUTS: dict[str, Callable[[], torch.Tensor]] = {
     "input_ids": lambda: torch.randint(3, 99, (2, 12)),
     "decoder_input_ids": lambda: torch.randint(3, 99, (2, 6)),
@@ -132,6 +152,19 @@ def flux() -> tuple[nn.Module, dict[str, Any]]:
     }
 
 
+class Loss(nn.Module):
+    """A causal language model whose logits nobody reads, as a training step has it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the loss of predicting the inputs."""
+        loss: torch.Tensor = self.model(input_ids=input_ids, labels=input_ids).loss
+        return loss
+
+
 class Nothing:
     """A repository without a kernel: what is looked for is found, and keeps its operations."""
 
@@ -174,7 +207,9 @@ def main() -> None:
         for training in (False, True):
             begin = time.perf_counter()
             try:
-                found, notes = count(*build(), training)
+                model, inputs = build()
+                with_loss = training and MODELS.get(name, ("",))[0] == "AutoModelForCausalLM"
+                found, notes = count(Loss(model) if with_loss else model, inputs, training)
             except Exception as error:  # an implementation of attention that the architecture lacks, say; the row has the reason
                 row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
                 break
@@ -187,7 +222,8 @@ def main() -> None:
             print(f"{name:10} {attention:6} {row['error']}", flush=True)
         rows.append(json.dumps(row))
     if only is None:
-        RESULTS.write_text("\n".join(rows) + "\n")
+        kept = [line for line in RESULTS.read_text().splitlines() if json.loads(line)["transformers"] != version("transformers")]
+        RESULTS.write_text("\n".join([*kept, *rows]) + "\n")
 
 
 if __name__ == "__main__":

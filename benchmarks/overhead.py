@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 import fxkernels
 from fxkernels import LocalLayerRepository
+from fxkernels.fusion import patterns_of
+from fxkernels.fusions import SHIPPED
+from fxkernels.passes.matching import Matcher
 
 REPOSITORIES = Path(__file__).parents[1] / "tests" / "repositories"
 FOLDERS = {"RMSNorm": "norms", "SiLU": "activations", "rotary_pos_emb": "rotary"}
@@ -364,6 +367,52 @@ def symbolic(layers: int, runs: int) -> None:
             row = compare_pairs(question, ("kernelized", "symbolic_trace"), pair, runs)
             row["more"] = row["sides"]["kernelized"] - row["sides"]["symbolic_trace"]
             print_row(row)
+
+
+# --- matching of fusions ------------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--operations", default=10_000, show_default=True, help="The least number of operations of the graph.")
+@click.option("--fusions", default=20, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+def matching(operations: int, fusions: int, runs: int) -> None:
+    """Looking for fusions in the graph of a Llama, against the capture of that graph by "eager". At most 0.05.
+
+    The fusions are those that ship, from the first again where there are fewer; nothing that one finds is remembered for the next.
+    """
+    found = [patterns_of(fusion) for fusion, _ in zip(cycle(SHIPPED), range(fusions), strict=False)]
+    small, large = (sum(1 for _ in captured_graph(llama(layers)).nodes) for layers in (1, 2))
+    layers = 1 + -(-(operations - small) // (large - small))
+    model = llama(layers)
+    graph = captured_graph(model)
+
+    def look() -> None:
+        matcher = Matcher(graph, ())
+        for patterns in found:
+            matcher.find(patterns)
+
+    def capturing() -> float:
+        torch._dynamo.reset()
+        with torch.no_grad():
+            return seconds_of(lambda: torch.compile(model, backend="eager")(INPUT))
+
+    question = f"{fusions} fusions in {len(graph.nodes)} operations of a {layers}-layer Llama"
+    print_row(compare(question, {"matching": lambda: seconds_of(look), "capture": capturing}, runs))
+
+
+def captured_graph(model: nn.Module) -> fx.Graph:
+    """The graph that Dynamo makes of a call."""
+    graphs: list[fx.Graph] = []
+
+    def keep(gm: fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
+        graphs.append(gm.graph)
+        return gm.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(model, backend=keep, fullgraph=True)(INPUT)
+    return graphs[0]
 
 
 if __name__ == "__main__":

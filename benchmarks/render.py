@@ -105,16 +105,22 @@ def kernels(rows: list[dict[str, Any]]) -> str:
 
 
 def matches(rows: list[dict[str, Any]]) -> str:
-    """The Markdown table of how many calls each fusion has in an architecture: in eval mode, and in training where that differs."""
-    names = sorted({name for row in rows for mode in ("eval", "training") for name in row.get(mode, {})})
+    """A Markdown table for each version of transformers, as `matches_of_version` makes it."""
+    versions = sorted({row["transformers"] for row in rows})
+    return "\n\n".join(matches_of_version(version, [row for row in rows if row["transformers"] == version]) for version in versions)
+
+
+def matches_of_version(version: str, rows: list[dict[str, Any]]) -> str:
+    """The table of how many calls each fusion has in an architecture: in eval mode, and in training where that differs."""
+    names = sorted({name for row in rows for mode in ("eval", "training") for name in row.get(mode, {})}, key=str.lower)
     lines = [f"| architecture | attention | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for row in rows:
         if "error" in row:
             continue  # an implementation of attention that the architecture lacks
         counts = [[row[mode].get(name, 0) for mode in ("eval", "training")] for name in names]
-        cells = [str(one) if one == other else f"{one}, {other}" for one, other in counts]
+        cells = ["" if one == other == 0 else str(one) if one == other else f"{one}, {other}" for one, other in counts]
         lines.append(f"| {row['architecture']} | {row['attention']} | {' | '.join(cells)} |")
-    return "\n".join([f"transformers {', '.join(dict.fromkeys(row['transformers'] for row in rows))}.", "", *lines])
+    return "\n".join([f"transformers {version}.", "", *lines])
 
 
 def hazards(rows: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from .kernels.stand_in import LayerState
 from .passes.example_values import example
 from .passes.fuse import Composition
 from .passes.layer_call import CallSite
-from .passes.matching import Match
+from .passes.match import Match
 
 
 def names_of_atoms(fusions: Iterable[type[Fusion]]) -> frozenset[str]:

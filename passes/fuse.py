@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from .layer_call import CallSite, LayerCall
-from .matching import Match, Matcher, NearMiss
+from .match import Match
+from .matching import Matcher
+from .near_miss import NearMiss
 from .patterns import Pattern
 
 

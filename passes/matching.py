@@ -9,11 +9,9 @@ that may be the pattern's last one is tried once, and the number of steps of an 
 from __future__ import annotations
 
 import operator
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -21,6 +19,8 @@ from torch import fx
 
 from .example_values import example
 from .layer_call import LayerCall
+from .match import Match, largest, with_what_is_its_own
+from .near_miss import NearMiss, place_of
 from .operations import Operation, canonical_name, operation_of
 from .patterns import ANY, Pattern, one_of
 
@@ -28,40 +28,6 @@ _STEPS = 2_000
 """How many comparisons one attempt may take, for each operation of the pattern. Only alternatives within alternatives need many."""
 
 _MAY_CHANGE_NOTHING = frozenset(("to", "contiguous", "reshape", "expand", "getitem", "dropout", "squeeze"))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Match:
-    """A place in a graph where a pattern is.
-
-    Args:
-        pattern: The pattern.
-        arguments: What its parameters are there: nodes and constants.
-        operations: The operations of the graph that it matched, without those of layer calls.
-        layers: The layer calls that are its atoms, by the atoms' targets.
-        outputs: The nodes of its outputs.
-    """
-
-    pattern: Pattern
-    arguments: Mapping[str, Any]
-    operations: frozenset[fx.Node]
-    layers: Mapping[str, LayerCall]
-    outputs: tuple[fx.Node, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NearMiss:
-    """The attempt that got furthest.
-
-    Args:
-        pattern: The pattern.
-        matched: How many of its operations were matched.
-        text: Where it ended and what differs there, as a sentence. It holds no node, so a graph need not live as long as its report.
-    """
-
-    pattern: Pattern
-    matched: int
-    text: str
 
 
 _Goals = Any
@@ -123,6 +89,8 @@ class Matcher:
         self._positions: dict[fx.Node, int] = {}
         self._by_name: defaultdict[str, list[fx.Node]] = defaultdict(list)
         self._operations: dict[fx.Node, Operation] = {}
+        self._names: dict[fx.Node, str] = {}
+        self._sources: dict[fx.Node, fx.Node | None] = {}
         self._calls: defaultdict[fx.Node, list[tuple[LayerCall, int]]] = defaultdict(list)
         self._reads: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
         self._written: dict[fx.Node, fx.Node] = {}
@@ -131,7 +99,8 @@ class Matcher:
             self._positions[node] = position
             if writers and (read := {value: writers[value] for value in node.all_input_nodes if value in writers}):
                 self._reads[node] = read
-            if name := canonical_name(node):
+            self._names[node] = name = canonical_name(node)
+            if name:
                 self._by_name[name].append(node)
                 if (value := _written_in_place(node)) is not None:
                     writers[value] = node
@@ -154,7 +123,7 @@ class Matcher:
             for node in self._candidates(pattern.names(pattern.anchor)):
                 if node not in found and (match := self._match(pattern, node)) is not None:
                     found[node] = match
-        matches = _largest([found[node] for node in sorted(found, key=self._positions.__getitem__)])
+        matches = largest([found[node] for node in sorted(found, key=self._positions.__getitem__)])
         return matches, None if matches else self._furthest
 
     def _candidates(self, names: Iterable[str]) -> list[fx.Node]:
@@ -167,7 +136,7 @@ class Matcher:
             return None
         outputs = tuple(attempt.values[output] for output in pattern.outputs)
         given = {name: attempt.values[placeholder] for name, placeholder in pattern.parameters.items() if placeholder in attempt.values}
-        operations = frozenset(_with_what_is_its_own(attempt.taken, outputs))
+        operations = frozenset(with_what_is_its_own(attempt.taken, outputs))
         return Match(pattern, given, operations, dict(sorted(attempt.layers.items())), outputs)
 
     # --- solving --------------------------------------------------------------------------------------------------------------------------
@@ -248,7 +217,7 @@ class Matcher:
         return ways or self._ended(wanted, value, attempt)
 
     def _of_operation(self, wanted: fx.Node, value: fx.Node, attempt: _Attempt) -> list[_Way]:
-        if canonical_name(wanted) != canonical_name(value) or attempt.taken.get(value) is not None:
+        if self._name(wanted) != self._name(value) or attempt.taken.get(value) is not None:
             return []
         pattern, graph = self._operation(wanted), self._operation(value)
         if pattern.arguments.keys() != graph.arguments.keys():
@@ -299,9 +268,20 @@ class Matcher:
             yield source
             source = self._unchanged(source)
 
+    def _name(self, node: fx.Node) -> str:
+        """The canonical name of a node of the graph or of a pattern."""
+        if node not in self._names:
+            self._names[node] = canonical_name(node)
+        return self._names[node]
+
     def _unchanged(self, node: fx.Node) -> fx.Node | None:
         """The input that an operation hands on as it is; None if it does something."""
-        name = canonical_name(node)
+        if node not in self._sources:
+            self._sources[node] = self._unchanged_source(node)
+        return self._sources[node]
+
+    def _unchanged_source(self, node: fx.Node) -> fx.Node | None:
+        name = self._name(node)
         if name not in _MAY_CHANGE_NOTHING or not node.args or not isinstance(node.args[0], fx.Node):
             return None
         source = node.args[0]
@@ -332,7 +312,7 @@ class Matcher:
             return value
         source = node.args[0] if node.args else node.kwargs.get("input")
         tensor = example(source) if isinstance(source, fx.Node) else None
-        inserted = 1 if canonical_name(node) == "unsqueeze" else 0
+        inserted = 1 if self._name(node) == "unsqueeze" else 0
         return value - tensor.dim() - inserted if isinstance(tensor, torch.Tensor) else value
 
     def _ended(self, wanted: fx.Node, value: Any, attempt: _Attempt) -> list[_Way]:
@@ -342,10 +322,10 @@ class Matcher:
             at = value if isinstance(value, fx.Node) else next(reversed(attempt.taken), None)
             if at is not None:
                 has, found = self._told(wanted, value, attempt.pattern)
-                place = ", ".join(filter(None, (_module_of(at), _line_of(at))))
                 reached = f"{matched} of {attempt.pattern.size} operations of {attempt.pattern.name} matched"
-                where = f"{at.name} ({place})" if place else at.name
-                self._furthest = NearMiss(attempt.pattern, matched, f"{reached}; at {where} the pattern has {has}, the graph {found}")
+                self._furthest = NearMiss(
+                    attempt.pattern, matched, f"{reached}; at {place_of(at)} the pattern has {has}, the graph {found}"
+                )
         return []
 
     def _told(self, wanted: fx.Node, value: Any, pattern: Pattern) -> tuple[str, str]:
@@ -364,51 +344,11 @@ class Matcher:
         return has, found
 
 
-def _largest(matches: Sequence[Match]) -> tuple[Match, ...]:
-    """The matches but those within another one that has the same arguments."""
-    alike: defaultdict[Any, list[Match]] = defaultdict(list)
-    of_match = [tuple((name, repr(value)) for name, value in match.arguments.items()) for match in matches]
-    for match, arguments in zip(matches, of_match, strict=True):
-        alike[arguments].append(match)
-    return tuple(
-        match
-        for match, arguments in zip(matches, of_match, strict=True)
-        if not any(match.operations < other.operations for other in alike[arguments])
-    )
-
-
-def _with_what_is_its_own(operations: Mapping[fx.Node, Any], outputs: tuple[fx.Node, ...]) -> Iterator[fx.Node]:
-    """The operations, what is computed from one of them and used nowhere, and what nobody else reads and is computed from nothing.
-
-    Dynamo takes both values of a `torch.max` apart, and leaves the one that nobody uses in graphs of higher-order operators (torch 2.13).
-    """
-    for node in operations:
-        yield node
-        if len(node.users) > 1 and node not in outputs:
-            unused = (user for user in node.users if not user.users and user.all_input_nodes == [node])
-            yield from (user for user in unused if canonical_name(user) == "getitem")
-        for value in node.all_input_nodes:
-            if value not in operations and canonical_name(value) == "arange" and all(user in operations for user in value.users):
-                yield value
-
-
 def _written_in_place(node: fx.Node) -> fx.Node | None:
     """The value that an operation writes into and does nothing else; None for one that does not."""
     target = node.target
     writes = target is operator.setitem or (node.op == "call_method" and str(target).endswith("_") and not str(target).endswith("__"))
     return node.args[0] if writes and node.args and isinstance(node.args[0], fx.Node) else None
-
-
-def _module_of(node: fx.Node) -> str:
-    """Dynamo's name of the innermost module around an operation."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return re.sub(r"^[A-Z]+\['[^']*'\]\.?", "", stack[-1][0]) if stack else ""
-
-
-def _line_of(node: fx.Node) -> str:
-    """File and line of the model's code that an operation comes from."""
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    return f"{PurePath(lines[-1][0]).name}:{lines[-1][1]}" if lines else ""
 
 
 def _named(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[Any, Any]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fxkernels.passes.fuse import Composition, Matched, find_fused_calls
 from fxkernels.passes.layer_call import CallSite, LayerCall
 from fxkernels.passes.markers import erase_markers, find_marked_calls
-from fxkernels.passes.matching import Match
+from fxkernels.passes.match import Match
 from fxkernels.passes.patterns import Layer, Pattern
 from fxkernels.passes.plan import Decision, plan_rewrites
 from fxkernels.passes.reference import reference_of

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fxkernels.passes.markers import find_marked_calls
-from fxkernels.passes.matching import Match, Matcher, NearMiss
+from fxkernels.passes.match import Match
+from fxkernels.passes.matching import Matcher
+from fxkernels.passes.near_miss import NearMiss
 from fxkernels.passes.patterns import ANY, Layer, Pattern, one_of
 
 
