@@ -33,7 +33,7 @@ class RMSNormOfTensors(Fusion):
         Args:
             x: What is normalised.
             weight: What the result is multiplied with, of the length of the last dimension; none for one.
-            eps: What is added to the mean square; none for the smallest step of the dtype.
+            eps: What is added to the mean square; none for the epsilon of float32.
             offset: What is added to the weight.
         """
         return F.rms_norm(x, ANY, weight, eps)

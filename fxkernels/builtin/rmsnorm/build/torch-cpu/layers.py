@@ -90,10 +90,10 @@ def _rms_norm(hidden_states: Tensor, weight: Tensor, epsilon: float, offset: flo
 
 
 def _of_tensors(x: Tensor, weight: Tensor | None, eps: float | None, offset: float) -> Tensor:
-    """With the defaults of `torch.nn.functional.rms_norm`."""
+    """With the defaults of `torch.nn.functional.rms_norm`, which takes the epsilon of float32 for half precision too (2.13)."""
     if weight is None:
         weight = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-    return _rms_norm(x, weight, torch.finfo(x.dtype).eps if eps is None else eps, offset)
+    return _rms_norm(x, weight, torch.finfo(torch.float32).eps if eps is None else eps, offset)
 
 
 class RMSNorm(nn.Module):

@@ -83,9 +83,9 @@ class AddRMSNorm(nn.Module):
 
 
 def _defaults(x: Tensor, weight: Tensor | None, eps: float | None) -> tuple[Tensor, float]:
-    """Weight and epsilon of `torch.nn.functional.rms_norm` where it is given none."""
+    """Weight and epsilon of `torch.nn.functional.rms_norm` where it is given none; epsilon is float32's for half precision too (2.13)."""
     weight = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device) if weight is None else weight
-    return weight, torch.finfo(x.dtype).eps if eps is None else eps
+    return weight, torch.finfo(torch.float32).eps if eps is None else eps
 
 
 class rms_norm(nn.Module):  # noqa: N801  (the layer name that mappings use)
