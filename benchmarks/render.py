@@ -76,7 +76,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         medians = " | ".join(duration(row["sides"][name]) for name in names)
         low, high = row["spread"]
         lines.append(f"| {row['question']} | {medians} | **{row['ratio']:.2f}** | {low:.2f} to {high:.2f} | {row['runs']} |")
+    if all("peak GiB" in row for row in rows):
+        lines = [f"{line} {peaks} |" for line, peaks in zip(lines, [*("peak GiB", "---"), *map(peaks_of, rows)], strict=True)]
     return "\n".join(lines)
+
+
+def peaks_of(row: dict[str, Any]) -> str:
+    """The most memory that each side has held."""
+    return " and ".join(f"{gib:.1f}" for gib in row["peak GiB"].values())
 
 
 def verdicts(rows: list[dict[str, Any]]) -> str:
