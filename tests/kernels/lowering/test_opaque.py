@@ -411,7 +411,7 @@ def test_the_named_backend_takes_the_options() -> None:
 
 def test_an_error_names_all_calls_that_share_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     # With the eps of the other tests, calls of their models would share it too.
-    model, chosen = nn.Sequential(Norm(eps=1e-3), Norm(eps=1e-3)), backend("Norm", "OperatorNorm")
+    model, chosen = nn.Sequential(Norm(eps=1e-2), Norm(eps=1e-2)), backend("Norm", "OperatorNorm")
     run = compiled(model, chosen)
     run(x())
     monkeypatch.setattr(sys.modules["fxtest_opaque"].layers.Norm, "apply", lambda *arguments: 1 / 0)
