@@ -17,10 +17,10 @@ from fxkernels.kernels.lowering.lowering import Lowering
 
 @use_kernel_forward_from_hub("Norm")
 class Norm(nn.Module):
-    def __init__(self, size: int = 8) -> None:
+    def __init__(self, size: int = 8, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.rand(size) + 0.5)
-        self.eps = 1e-6
+        self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight

@@ -17,8 +17,14 @@ import huggingface_hub.utils
 import pytest
 from huggingface_hub import constants
 from loopback import LoopbackHub
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def client_is_before(release: str) -> bool:
+    """Return whether the installed huggingface_hub is older than a release."""
+    return Version(huggingface_hub.__version__) < Version(release)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     shim = SimpleNamespace(**{name: getattr(time, name) for name in dir(time) if not name.startswith("_")})
     shim.sleep = seconds.append
-    for name in ("huggingface_hub.utils._http", "huggingface_hub.file_download"):
+    for name in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "fxkernels.hub.remote.retries"):
         monkeypatch.setattr(importlib.import_module(name), "time", shim)
     return seconds
 

@@ -11,23 +11,21 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hosted import LFS_SUFFIXES, Repository, as_bytes, entry, files_of, git_blob_sha1, lfs_pointer
+from hub_server import HubServer
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,23 @@ class LoopbackHub:
         self.tokens: set[str] = set()
         self.page_size = 1000
         self._lock = threading.Lock()
-        self._servers = [_server(self, to_cdn=False), _server(self, to_cdn=True)]
-        self.url, self.cdn_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
-        self._threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in self._servers]
-        for thread in self._threads:
-            thread.start()
+        self._ports = [0, 0]
+        self.start()
+        self.url, self.cdn_url = (f"http://127.0.0.1:{port}" for port in self._ports)
 
     def __enter__(self) -> LoopbackHub:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+    def start(self) -> None:
+        """Answer, after a `stop` at the same addresses as before."""
+        self._servers = [_server(self, port, to_cdn=to_cdn) for port, to_cdn in zip(self._ports, (False, True), strict=True)]
+        self._ports = [server.server_port for server in self._servers]
+        self._threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in self._servers]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop answering; connections are refused from then on. Stopping twice is fine."""
@@ -374,27 +378,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self.connections: list[socket.socket] = []
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.connections.append(request)
-        super().process_request(request, client_address)
-
-    def hang_up(self) -> None:
-        """End the connections that clients keep open for their next request."""
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away in the middle is none of the server's business."""
-
-
-def _server(hub: LoopbackHub, *, to_cdn: bool) -> _Server:
-    return _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub, "to_cdn": to_cdn}))
+def _server(hub: LoopbackHub, port: int, *, to_cdn: bool) -> HubServer:
+    return HubServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": hub, "to_cdn": to_cdn}))

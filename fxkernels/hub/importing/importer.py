@@ -175,6 +175,8 @@ def _forget_ops(module: ModuleType) -> None:
     for name, value in list(vars(module).items()):
         if isinstance(value, torch.library.Library):
             del vars(module)[name]
+            # torch 2.11 keeps what was looked up, and Inductor fails at an op that is gone. Other libraries' ops are looked up anew.
+            vars(torch.ops).pop(value.ns, None)
 
 
 def _where(error: BaseException, directory: Path) -> str:

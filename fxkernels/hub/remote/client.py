@@ -6,12 +6,14 @@ The client is imported at the first request: a kernel that is in the cache is lo
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from ...errors import RepositoryError
+from .retries import is_closed, tried_again
 
 KIND = "kernel"
 # HTTP status codes of a Hub that is busy or down: a later request may succeed.
@@ -66,7 +68,8 @@ def get(path: str, *, retry: bool = True, query: Mapping[str, str] | None = None
     pages = []
     options: dict[str, Any] = {"params": dict(query)} if query else {}
     while url is not None:
-        response = http_backoff(
+        request = functools.partial(
+            http_backoff,
             "GET",
             url,
             max_retries=5 if retry else 0,
@@ -75,6 +78,7 @@ def get(path: str, *, retry: bool = True, query: Mapping[str, str] | None = None
             follow_redirects=True,
             **options,
         )
+        response = tried_again(request) if retry else request()
         hf_raise_for_status(response)
         pages.append(response.json())
         url, options = response.links.get("next", {}).get("url"), {}
@@ -93,7 +97,7 @@ def tree(repo_id: str, commit: str, folder: str) -> list[Any]:
 
 
 def known_listing(repo_id: str, commit: str) -> dict[str, int] | None:
-    """Return path and size of the files of a commit that the client itself has downloaded; releases before 2.0 keep no such list."""
+    """Return path and size of the files of a commit that the client itself has downloaded; releases before 1.23 keep no such list."""
     try:
         from huggingface_hub import get_cached_repo_tree
     except ImportError:
@@ -130,10 +134,9 @@ def hub_error(error: BaseException, what: str) -> RepositoryError:
         return RepositoryError("offline", f"{what}: {why_offline()}, and it is not in the cache ({constants.HF_HUB_CACHE})")
     if isinstance(error, errors.HfHubHTTPError):
         return _http_error(error, what)
-    # After a refused connection huggingface_hub closes its HTTP client, and (1.10 to 1.13 at least) tries again with the closed one.
-    is_closed = isinstance(error, RuntimeError) and "client has been closed" in str(error)
-    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2") or is_closed:
-        reason = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {error})"
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2") or is_closed(error):
+        said = "connections are refused" if is_closed(error) else f"{type(error).__name__}: {error}"
+        reason = f"{constants.ENDPOINT} cannot be reached ({said})"
         return RepositoryError("offline", f"{what}: {reason}\n  Check the network, or HF_ENDPOINT; what was downloaded before is kept.")
     if isinstance(error, OSError) and error.errno is not None:
         return _disk_error(error, what)

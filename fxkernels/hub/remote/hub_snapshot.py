@@ -22,6 +22,7 @@ from ..builds.metadata import FILE_NAME, Metadata, read_metadata
 from ..builds.paths import BLOBS, BUILD, check_relative_path, variant_files
 from . import client
 from .cache import CachedRepository, ListedFile, files_of_build
+from .retries import tried_again
 
 _log = logging.getLogger("fxkernels")
 
@@ -187,7 +188,7 @@ def _download(repo_id: str, commit: str, paths: list[str]) -> None:
     from huggingface_hub.utils import tqdm
 
     def one(path: str) -> None:
-        hf_hub_download(repo_id, path, repo_type=client.KIND, revision=commit, library_name="fxkernels")
+        tried_again(lambda: hf_hub_download(repo_id, path, repo_type=client.KIND, revision=commit, library_name="fxkernels"))
 
     with ThreadPoolExecutor(min(_THREADS, len(paths)), thread_name_prefix="fxkernels-download") as pool:
         futures = [pool.submit(one, path) for path in paths]

@@ -98,11 +98,11 @@ def test_a_tensor_on_the_context_cannot_be_described() -> None:
 
 
 def test_an_operator_without_a_backward_cuts_the_tape() -> None:
-    library = torch.library.Library("fxtest_canary", "DEF")
-    library.define("plus(Tensor x) -> Tensor")
-    library.impl("plus", lambda x: x.detach() + 1, "CPU")
-    assert taped(lambda x: torch.ops.fxtest_canary.plus(x) * 2, torch.randn(3))[0].is_cut()
-    assert not taped(lambda x: x * 2, torch.randn(3))[0].is_cut()
+    with torch.library._scoped_library("fxtest_canary", "DEF") as library:
+        library.define("plus(Tensor x) -> Tensor")
+        library.impl("plus", lambda x: x.detach() + 1, "CPU")
+        assert taped(lambda x: torch.ops.fxtest_canary.plus(x) * 2, torch.randn(3))[0].is_cut()
+        assert not taped(lambda x: x * 2, torch.randn(3))[0].is_cut()
 
 
 def test_recording_autograd_records_below_a_dispatch_mode() -> None:

@@ -73,12 +73,12 @@ def fakes(*shape: int) -> torch.Tensor:
 
 
 def test_watch_on_fakes_sees_what_is_written_and_what_is_foreign() -> None:
-    library = torch.library.Library("fxtest_canary_out", "DEF")
-    library.define("fill(Tensor(a!) x) -> ()")
-    library.impl("fill", lambda x: None, "Meta")
-    x = fakes(3)
-    seen = _torch.watch_on_fakes(lambda x, y: torch.ops.fxtest_canary_out.fill(x[1:]), (x, torch.empty_like(x)))
-    assert (seen.written, seen.foreign, seen.error) == (frozenset({0}), ("fxtest_canary_out::fill",), None)
+    with torch.library._scoped_library("fxtest_canary_out", "DEF") as library:
+        library.define("fill(Tensor(a!) x) -> ()")
+        library.impl("fill", lambda x: None, "Meta")
+        x = fakes(3)
+        seen = _torch.watch_on_fakes(lambda x, y: torch.ops.fxtest_canary_out.fill(x[1:]), (x, torch.empty_like(x)))
+        assert (seen.written, seen.foreign, seen.error) == (frozenset({0}), ("fxtest_canary_out::fill",), None)
 
 
 @pytest.mark.parametrize("ask", [lambda x: x.sum().item(), lambda x: x.nonzero()], ids=["value", "size"])
