@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .errors import FxKernelsError
 
 
-class DroppedOutputError(FxKernelsError):
-    """Something reads an output of a model that was dropped."""
+class DroppedOutputError(FxKernelsError, AttributeError):
+    """Something reads an output of a model that was dropped. `hasattr` finds nothing on such an output, and goes on."""
 
 
 class DroppedOutput:
@@ -40,12 +40,24 @@ class DroppedOutput:
     def __torch_function__(
         cls, function: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        found = next(value for value in (*args, *(kwargs or {}).values()) if isinstance(value, cls))
-        found._refuse()
+        next(_dropped_in([args, kwargs or {}]))._refuse()
 
-    __getitem__ = __iter__ = __len__ = __bool__ = __float__ = __array__ = _refuse
-    __add__ = __sub__ = __mul__ = __truediv__ = __matmul__ = _refuse
-    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rmatmul__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __hash__ = object.__hash__
+    __getitem__ = __setitem__ = __iter__ = __len__ = __bool__ = __int__ = __float__ = __array__ = _refuse
+    __neg__ = __pos__ = __abs__ = __invert__ = __round__ = _refuse
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = __and__ = __or__ = __xor__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __rmatmul__ = _refuse
+    __rand__ = __ror__ = __rxor__ = _refuse
+
+
+def _dropped_in(value: Any) -> Iterator[DroppedOutput]:
+    """The dropped outputs among the arguments of a function, which may be nested as those of `torch.stack` are."""
+    if isinstance(value, DroppedOutput):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _dropped_in(each)
 
 
 def with_dropped(compiled: Callable[..., Any], positions: Sequence[int], layer_names: Sequence[str]) -> Callable[..., Any]:

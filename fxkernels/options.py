@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
@@ -56,7 +56,10 @@ def _flag(name: str, given: Any) -> bool:
 
 
 def _names(name: str, given: Any) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(each, str) for each in names):
+        raise TypeError(f"{name}= is a string or several, not {given!r}")
+    return names
 
 
 def _seconds(name: str, given: Any) -> float:
@@ -131,6 +134,9 @@ class Options:
         if read["plan"] is not None and read["select"] is not None:
             raise ValueError("plan= says which kernel runs where, and select= who chooses: give one of the two")
         mapping, fusions = read["mapping"], read["fusions"]
+        if mapping is not None and (lost := [name for name in read["drop_outputs"] if name not in mapping]):
+            known = ", ".join(mapping.layer_names) or "nothing"
+            raise ValueError(f"drop_outputs= has {lost[0]!r}, to which no kernel is mapped, so it is not looked for; mapped are: {known}")
         if mapping is not None and fusions is not None:  # the others are never looked for, and need not be picklable
             read["fusions"] = {name: fusion for name, fusion in fusions.items() if name in mapping}
         return cls(**read)

@@ -100,7 +100,10 @@ USES: dict[str, Any] = {
     "a method": lambda dropped: dropped.argmax(-1),
     "an index": lambda dropped: dropped[:, -1],
     "a function of torch": lambda dropped: torch.softmax(dropped, -1),
+    "a function of torch that takes a list": lambda dropped: torch.stack([dropped, dropped]),
     "arithmetic": lambda dropped: 2.0 * dropped,
+    "a power": lambda dropped: dropped**2,
+    "a comparison": lambda dropped: dropped == 0,
     "its length": len,
     "a loop": list,
 }
@@ -112,6 +115,22 @@ def test_reading_a_dropped_output_is_an_error_that_names_the_option(use: str) ->
         USES[use](DroppedOutput([LOSS]))
     assert "drop_outputs=('linear_cross_entropy',) said that nothing reads it" in str(raised.value)
     assert isinstance(raised.value, FxKernelsError)
+
+
+def test_what_asks_whether_an_output_has_an_attribute_before_it_reads_it_leaves_a_dropped_one_alone() -> None:
+    """As accelerate does with all outputs of a model under mixed precision, which it converts to float32."""
+    assert not hasattr(DroppedOutput([LOSS]), "dtype")
+
+
+@pytest.mark.parametrize("given", [None, 3, b"linear_cross_entropy", [LOSS, 3]])
+def test_layer_names_that_are_none_are_an_error_that_names_the_option(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"drop_outputs= is a string or several, not "):
+        backend(drop_outputs=given)
+
+
+def test_a_layer_name_that_has_no_kernel_is_an_error_that_names_those_that_have() -> None:
+    with pytest.raises(ValueError, match="drop_outputs= has 'cross_entropy', to which no kernel is mapped.*: linear_cross_entropy"):
+        backend(drop_outputs=[LOSS, "cross_entropy"])
 
 
 def test_a_dropped_output_can_be_handed_on_shown_and_copied() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from paced_models import Chain, example, one_thread, paced
+from paced_models import SIZE, Chain, Scaling, example, one_thread, paced
 
 from fxkernels import hubkernels, tuning
 from fxkernels.tuning import tune
@@ -35,6 +35,26 @@ def test_a_plan_has_the_kernels_that_pay_and_runs_as_it_says(training: bool, tmp
     backend = hubkernels(inner="eager", mapping=paced("Slow", "Quick"), plan=tmp_path / "plan.json")
     torch.compile(model, backend=backend)(x)
     assert {call.status for call in backend.report.calls} == {"rewritten"}
+
+
+class Pair(torch.nn.Module):
+    """Two scalings of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Scaling(), Scaling()
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.first(x), self.second(y)
+
+
+def test_a_plan_knows_both_of_two_calls_that_differ_in_a_stride_which_is_never_used() -> None:
+    x, y = torch.randn(1, SIZE), torch.randn(1, 2 * SIZE)[:, :SIZE]
+    plan = tune(Pair().eval(), (x, y), mapping=paced("Quick"), inner="eager")
+    assert [(entry.calls, entry.kernel) for entry in plan.calls] == [(("first#0", "second#0"), "paces:Quick")]
+    backend = hubkernels(inner="eager", mapping=paced("Quick"), plan=plan)
+    torch.compile(Pair().eval(), backend=backend)(x, y)
+    assert [call.status for call in backend.report.calls] == ["rewritten", "rewritten"]
 
 
 def test_a_model_without_candidates_has_no_plan() -> None:

@@ -171,8 +171,10 @@ class Decider:
         full_key = (key, around.structure, values, tuple([form for form, _ in inside.values()]))
         if full_key not in self._forms:
             references = {call: found.reference} | {each: of_form.reference for each, (_, of_form) in inside.items() if of_form}
-            inner = {each: of_form.taken for each, (_, of_form) in inside.items() if of_form and of_form.taken}
-            inner = {each: candidate for each, candidate in inner.items() if candidate.outcome == "passed"}
+            passed = {
+                each: [one for one in of_form.candidates if one.outcome == "passed"] for each, (_, of_form) in inside.items() if of_form
+            }
+            inner = {each: candidates[0] for each, candidates in passed.items() if candidates}
 
             def replacement_of(candidate: Candidate, of: LayerCall) -> Replacement:
                 target = self._kernel_call(candidate, references[of], of, self._copied(candidate, of))

@@ -80,13 +80,17 @@ def key_in_plans(call: LayerCall) -> str:
     arguments = fx.node.map_arg((call.args, call.kwargs, call.tensors), lambda node: places[node])
     origin: LayerOrigin | None = call.site.origin
     state = origin.state if origin is not None else None
-    values = text_of_values([_detached(example(node)) for node in inputs])
+    values = text_of_values([fact for node in inputs for fact in _facts(example(node))])
     layer = text_of_state(state) if state is not None else ""
     return digest(call.site.layer_name, str(bool(call.site.training)), values, text_of_value(arguments), layer)
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, torch.Tensor) else value
+def _facts(value: Any) -> list[Any]:
+    """What `metadata` says of a value, but for its gradient and the device's number."""
+    if not isinstance(value, torch.Tensor):
+        return [value]
+    strides = [stride for size, stride in zip(value.shape, value.stride(), strict=True) if _size(size) != 1]
+    return [str(value.dtype), value.device.type, value.dim(), *value.shape, *strides]
 
 
 def _size(size: Any) -> Any:

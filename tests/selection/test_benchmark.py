@@ -349,9 +349,13 @@ class ScaledRelu(Fusion):
         return self.scale(x).relu()
 
 
-@pytest.mark.parametrize(("fused", "inner", "faster"), [("BriskRelu", "Quick", "inner"), ("QuickRelu", "Brisk", "fused")])
-def test_a_fused_kernel_has_to_be_faster_than_the_kernels_of_the_calls_inside_it(fused: str, inner: str, faster: str) -> None:
-    mapping = {**paced(inner), "ScaledRelu": {"cpu": repository("paces", fused)}}
+@pytest.mark.parametrize(
+    ("fused", "inner", "faster"),
+    [("BriskRelu", ["Quick"], "inner"), ("QuickRelu", ["Brisk"], "fused"), ("BriskRelu", ["Quick", "Slow"], "inner")],
+    ids=["a slower one", "a faster one", "beside the kernel that the mapping prefers"],
+)
+def test_a_fused_kernel_has_to_be_faster_than_the_kernels_of_the_calls_inside_it(fused: str, inner: list[str], faster: str) -> None:
+    mapping = {**paced(*inner), "ScaledRelu": {"cpu": repository("paces", fused)}}
     with use_fusions(ScaledRelu):
         calls = {call.key: call for call in run(hubkernels(inner="eager", select="measured", mapping=mapping))}
     around = next(call for call in calls.values() if call.layer_name == "ScaledRelu")
