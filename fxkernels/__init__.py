@@ -10,7 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .annotate import replace_kernel_forward_from_hub, use_kernel_forward_from_hub, use_kernelized_func
-from .errors import CaptureError, ContractError, FxKernelsError, KernelizeFallback, KernelRuntimeError, NoKernelError, RepositoryError
+from .errors import (
+    CaptureError,
+    ContractError,
+    DroppedOutputError,
+    FxKernelsError,
+    KernelizeFallback,
+    KernelRuntimeError,
+    NoKernelError,
+    RepositoryError,
+)
 from .hub import LayerRepository, LocalLayerRepository, LockedLayerRepository, get_kernel_dep
 from .mapping import register_kernel_mapping, use_kernel_mapping
 from .mode import Mode
@@ -54,6 +63,7 @@ __all__ = [
     "CaptureError",
     "ContractError",
     "Device",
+    "DroppedOutputError",
     "Fusion",
     "FxKernelsError",
     "KernelRuntimeError",

@@ -149,7 +149,7 @@ class HubKernels:
         """Compile one captured graph.
 
         Raises:
-            NoKernelError: If a call has no kernel and `use_fallback` does not permit that; nothing has been edited then.
+            NoKernelError: If a call has no kernel and `use_fallback` does not permit that; no kernel is in the graph then.
             RepositoryError: If that is so because a repository cannot be loaded.
         """
         if options is not None:

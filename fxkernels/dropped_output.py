@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from .errors import FxKernelsError
-
-
-class DroppedOutputError(FxKernelsError, AttributeError):
-    """Something reads an output of a model that was dropped. `hasattr` finds nothing on such an output, and goes on."""
+from .errors import DroppedOutputError
 
 
 class DroppedOutput:

@@ -77,6 +77,10 @@ class NoKernelError(FxKernelsError):
         return "\n".join(lines)
 
 
+class DroppedOutputError(FxKernelsError, AttributeError):
+    """Something reads an output of a model that was dropped. `hasattr` finds nothing on such an output, and goes on."""
+
+
 class KernelRuntimeError(FxKernelsError):
     """A kernel raised while the model was running. The original layer is not run instead: the kernel may have written to its inputs.
 

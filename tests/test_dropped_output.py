@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fxkernels import FxKernelsError, hubkernels, kernelize
+from fxkernels import DroppedOutputError, FxKernelsError, hubkernels, kernelize
 from fxkernels.backend import HubKernels
 from fxkernels.builtin import builtin_repository
-from fxkernels.dropped_output import DroppedOutput, DroppedOutputError
+from fxkernels.dropped_output import DroppedOutput
 
 MAPPING: dict[str, Any] = {"linear_cross_entropy": {"cpu": builtin_repository("linear_cross_entropy")}}
 LOSS = "linear_cross_entropy"

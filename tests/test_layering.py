@@ -65,7 +65,7 @@ PLACE = {room: place for place, room in enumerate(ROOMS)}
 PRIVATE_TORCH_ROOM = "fxkernels/capture/_torch/"
 
 # The rooms whose test files are named after the modules of the room.
-MIRRORED = ("capture", "cli", "constraints", "debug", "hub", "kernels", "passes", "report")
+MIRRORED = ("admission", "capture", "cli", "constraints", "debug", "decide", "hub", "kernels", "passes", "report", "selection")
 
 # Kernel repositories are other people's code in shape: they import nothing of the library and are imported under ids of their own.
 SOURCES = sorted(
