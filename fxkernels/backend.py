@@ -125,6 +125,12 @@ class HubKernels:
         mapping = self.mapping
         return tuple([fusion for fusion in self._fusions(mapping) if mapping.device_types(fusion.layer_name) & devices])
 
+    def _devices(self, gm: fx.GraphModule) -> frozenset[str]:
+        """The types of the devices that kernels are chosen for: those of the graph, unless targets were named."""
+        targets = [backend.options.target for backend in (self, *self.session.also)]
+        named = frozenset([target.device for target in targets if target is not None])
+        return named | _device_types(gm) if None in targets else named
+
     def hubkernels_for(self, wrapper: Any) -> HubKernels:
         """Capture asks this of every backend, to find ours."""
         return self
@@ -173,7 +179,7 @@ class HubKernels:
             mode: The mode that `torch.compile` was given, for the inner compiler.
         """
         run = compiler(
-            compositions(self._fusions_on(_device_types(gm)), self.paths, self, parts_only=self.parts_only),
+            compositions(self._fusions_on(self._devices(gm)), self.paths, self, parts_only=self.parts_only),
             functools.partial(self._decider, mode),
             functools.partial(self._record, mode),
             reorder=_torch.in_canonical_order,

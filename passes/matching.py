@@ -232,7 +232,9 @@ class Matcher:
         if not pattern.commutes:
             return [_Way(pairs, notes)]
         (first, one), (second, other), *rest = pairs
-        return [_Way([(first, one), (second, other), *rest], notes), _Way([(first, other), (second, one), *rest], notes)]
+        ways = [_Way([(first, one), (second, other), *rest], notes), _Way([(first, other), (second, one), *rest], notes)]
+        # `1.0 + weight.float()` may be captured as `weight.float().add(1.0)`: the number is what the pattern has no operation for.
+        return sorted(ways, key=lambda way: sum(map(_is_number_for_an_operation, way.pairs)))
 
     def _of_layer(self, wanted: fx.Node, value: fx.Node, attempt: _Attempt) -> list[_Way]:
         found = attempt.pattern.layer_of(wanted)
@@ -349,6 +351,11 @@ def _written_in_place(node: fx.Node) -> fx.Node | None:
     target = node.target
     writes = target is operator.setitem or (node.op == "call_method" and str(target).endswith("_") and not str(target).endswith("__"))
     return node.args[0] if writes and node.args and isinstance(node.args[0], fx.Node) else None
+
+
+def _is_number_for_an_operation(pair: tuple[Any, Any]) -> bool:
+    wanted, value = pair
+    return isinstance(wanted, fx.Node) and wanted.op != "placeholder" and not isinstance(value, fx.Node)
 
 
 def _named(args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[Any, Any]:

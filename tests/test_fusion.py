@@ -13,7 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxkernels
-from fxkernels import ANY, Fusion, Layer, LocalLayerRepository, alternative, hubkernels, kernelize, register_fusion, use_fusions
+from fxkernels import (
+    ANY,
+    Fusion,
+    Layer,
+    LocalLayerRepository,
+    alternative,
+    explain,
+    hubkernels,
+    kernelize,
+    register_fusion,
+    use_fusions,
+    use_kernel_mapping,
+)
 from fxkernels.builtin import builtin_repository
 from fxkernels.fusions import current_fusions
 from fxkernels.testing import assert_fused, assert_missed, assert_rewritten
@@ -88,6 +100,16 @@ def test_a_wrong_kernel_is_refused_with_evidence_and_the_operations_stay(tmp_pat
         fast = kernelize(model, mapping={"ScaleAndShift": {"cpu": kernel(tmp_path, WRONG)}}, verify="probe", capture="dynamo")
     assert torch.equal(fast(*args), model(*args))
     assert_missed(fast.report, "blocks.*.ScaleAndShift", code="numerics")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_explain_finds_the_fusions_that_are_mapped_for_its_target(tmp_path: Path, several: bool) -> None:
+    model, args = Blocks().eval(), inputs()
+    with use_fusions(ScaleAndShift), use_kernel_mapping({"ScaleAndShift": {"cuda": kernel(tmp_path, RIGHT)}}):
+        found = explain(model, *args, target=["cpu", "cuda:sm90"])["cuda:sm90"] if several else explain(model, *args, target="cuda:sm90")
+        here = explain(model, *args)
+    assert [call.layer_name for call in found.calls] == ["ScaleAndShift"] * 2
+    assert here.calls == ()
 
 
 def test_a_fusion_without_a_mapping_does_nothing_and_is_in_no_report() -> None:

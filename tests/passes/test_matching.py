@@ -90,6 +90,16 @@ def test_a_parameter_may_be_a_constant_and_a_default_counts_as_given() -> None:
     assert bound(match) == {"q": "l_q_", "k": "l_q_", "v": "l_q_", "scale": 0.5, "is_causal": False}
 
 
+def test_a_number_in_a_sum_is_the_parameter_and_not_the_operation_whichever_of_the_two_comes_first() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Any, weight: Any, offset: Any) -> Any:
+            return x * (offset + one_of(weight.float(), weight))
+
+    for written in (lambda x, w: x * (1.0 + w.float()), lambda x, w: x * w.float().add(1.0), lambda x, w: x * (w.float() + 1.0)):
+        (match,) = find(Scaled(), written, torch.randn(4), torch.randn(4, dtype=torch.bfloat16))
+        assert bound(match)["offset"] == 1.0
+
+
 def test_one_value_in_two_places_has_to_be_one_value() -> None:
     class Squared(nn.Module):
         def forward(self, x: Any) -> Any:
