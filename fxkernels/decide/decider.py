@@ -57,15 +57,20 @@ class _OfForm:
     """What all calls of one form come to.
 
     Args:
+        key: The form, and what a tuned plan says of it.
         gates: What the gates of the form have answered.
         candidates: The candidates that were asked; the last one that was not turned away is taken.
         reference: The region as a module.
     """
 
     def __init__(
-        self, gates: tuple[GateResult, ...], candidates: Sequence[Candidate] = (), reference: fx.GraphModule | None = None
+        self,
+        key: Hashable,
+        gates: tuple[GateResult, ...],
+        candidates: Sequence[Candidate] = (),
+        reference: fx.GraphModule | None = None,
     ) -> None:
-        self.gates, self.candidates, self.reference = gates, candidates, reference
+        self.key, self.gates, self.candidates, self.reference = key, gates, candidates, reference
         self.results = tuple([candidate.result for candidate in candidates])
         self.misses = tuple([miss for answers in (gates, self.results) for answer in answers if (miss := answer.miss) is not None])
         left = [candidate for candidate, result in zip(candidates, self.results, strict=True) if result.outcome != "failed"]
@@ -114,38 +119,35 @@ class Decider:
             call: The call.
             conflict: Why its region cannot be replaced beside the calls that are rewritten already, if it cannot.
         """
-        gates, key, found, description = self._asked(call, conflict)
-        if found is None:
-            status: Status = "excluded" if gates[-1].name == FILTER.name else "missed"
-            misses = tuple([gate.miss for gate in gates if gate.miss is not None])
-            return Decision(status, misses, gates=gates, description=description)
-        if found.taken is not None and self.options.measures(device_of(call)):
-            found = self._select(found, call, key)
-        return self._decision(found, call, gates)
-
-    def _asked(
-        self, call: LayerCall, conflict: Miss | None = None
-    ) -> tuple[tuple[GateResult, ...], Hashable, _OfForm | None, Description | None]:
-        """What the gates of a call have answered; the key of its form, and what all calls of the form come to, unless a gate has failed."""
         this = CallInQuestion(call, self.options, self.cache, self._only_computes, conflict)
         gates = _answers(ASKED_OF_A_CALL, this)
-        if gates[-1].outcome == "failed":
-            return gates, None, None, self._description(this) if gates[-1].name == REGION.name else None
-        if not call.site.arguments_known:  # since nothing is mapped to its name
-            return (*gates, *_answers(ASKED_OF_A_FORM, this)), None, None, None
-        form = CallForm.of(call, this.structure, self._autocast_at(call))
-        key = (form, self._planned.entry(call) if self._planned is not None else None)
-        if key not in self._forms:
-            self._forms[key] = self._decide_form(this, form)
-        return gates, key, self._forms[key], None
+        if (miss := gates[-1].miss) is not None:
+            status: Status = "excluded" if gates[-1].name == FILTER.name else "missed"
+            description = self._description(this) if gates[-1].name == REGION.name else None
+            return Decision(status, (miss,), gates=gates, description=description)
+        found = self._of_form(this)
+        if found.taken is not None and self.options.measures(device_of(call)):
+            found = self._select(found, call)
+        return self._decision(found, call, gates)
 
     # --- what all calls of a form come to ----------------------------------------------------------------------------------------------
 
-    def _decide_form(self, this: CallInQuestion, form: CallForm) -> _OfForm:
+    def _of_form(self, this: CallInQuestion) -> _OfForm:
+        """What all calls of a call's form come to, without their neighbours."""
+        call = this.call
+        if not call.site.arguments_known:  # since nothing is mapped to its name
+            return _OfForm(call.site.layer_name, _answers(ASKED_OF_A_FORM, this))
+        form = CallForm.of(call, this.structure, self._autocast_at(call))
+        key = (form, self._planned.entry(call) if self._planned is not None else None)
+        if key not in self._forms:
+            self._forms[key] = self._decide_form(this, form, key)
+        return self._forms[key]
+
+    def _decide_form(self, this: CallInQuestion, form: CallForm, key: Hashable) -> _OfForm:
         """Ask the gates of a form, then candidates theirs until one passes."""
         gates = _answers(ASKED_OF_A_FORM, this)
         if this.target is None or gates[-1].outcome == "failed":
-            return _OfForm(gates)
+            return _OfForm(key, gates)
         call, cache, target, options = this.call, self.cache, this.target, self.options
         reference = reference_of(call, call.module)
 
@@ -154,30 +156,28 @@ class Decider:
 
         candidates = [Candidate(entry.repository, call, form, target, options, cache, case_of) for entry in this.entries]
         if self._planned is not None:
-            return _OfForm(gates, self._planned.ask(self._planned.entry(call), candidates, _ask), reference)
+            return _OfForm(key, gates, self._planned.ask(self._planned.entry(call), candidates, _ask), reference)
         for number, candidate in enumerate(candidates, 1):
             _ask(candidate)
             if candidate.outcome != "failed" and not options.measures(device_of(call)):
-                return _OfForm(gates, candidates[:number], reference)
-        return _OfForm(gates, candidates, reference)
+                return _OfForm(key, gates, candidates[:number], reference)
+        return _OfForm(key, gates, candidates, reference)
 
-    def _select(self, found: _OfForm, call: LayerCall, key: Hashable) -> _OfForm:
+    def _select(self, found: _OfForm, call: LayerCall) -> _OfForm:
         """The same for calls that also have neighbours of one form: of the candidates that fit, the one that is worth it is taken."""
         if call.graph not in self._neighbours:
             self._neighbours[call.graph] = Neighbours(call.graph)
         around = self._neighbours[call.graph].of(call)
-        inside = {each: (form, of_form) for each in self.calls if each.parent is call for _, form, of_form, _ in [self._asked(each)]}
+        inside = {each: of_form for each in self.calls if each.parent is call and (of_form := self._may_be_rewritten(each)) is not None}
         values = tuple([metadata(example(node)) for node in around.inputs])
-        full_key = (key, around.structure, values, tuple([form for form, _ in inside.values()]))
-        if full_key not in self._forms:
-            references = {call: found.reference} | {each: of_form.reference for each, (_, of_form) in inside.items() if of_form}
-            passed = {
-                each: [one for one in of_form.candidates if one.outcome == "passed"] for each, (_, of_form) in inside.items() if of_form
-            }
+        key = (found.key, around.structure, values, tuple([of_form.key for of_form in inside.values()]))
+        if key not in self._forms:
+            of_forms = {call: found, **inside}
+            passed = {each: [one for one in of_form.candidates if one.outcome == "passed"] for each, of_form in inside.items()}
             inner = {each: candidates[0] for each, candidates in passed.items() if candidates}
 
             def replacement_of(candidate: Candidate, of: LayerCall) -> Replacement:
-                target = self._kernel_call(candidate, references[of], of, self._copied(candidate, of))
+                target = self._kernel_call(candidate, of_forms[of].reference, of, self._copied(candidate, of))
                 return Replacement(target, external_inputs(of))
 
             selection = Selection(found.candidates, around, call.module, replacement_of, self._autocast_at(call), inner)
@@ -186,15 +186,21 @@ class Decider:
             # Of several of which the times are not known, the one that the mapping prefers is last, where the one that is taken is.
             failed = [each for each in weighed if each.outcome == "failed"]
             order = [*failed, *reversed([each for each in weighed if each.outcome != "failed"])]
-            self._forms[full_key] = _OfForm(found.gates, order, found.reference)
-        return self._forms[full_key]
+            self._forms[key] = _OfForm(key, found.gates, order, found.reference)
+        return self._forms[key]
+
+    def _may_be_rewritten(self, call: LayerCall) -> _OfForm | None:
+        """What all calls of a call's form come to; None if a gate of the call itself fails."""
+        this = CallInQuestion(call, self.options, self.cache, self._only_computes)
+        return self._of_form(this) if _answers(ASKED_OF_A_CALL, this)[-1].outcome == "passed" else None
 
     # --- one call ----------------------------------------------------------------------------------------------------------------------
 
     def _decision(self, found: _OfForm, call: LayerCall, gates: tuple[GateResult, ...]) -> Decision:
         gates, taken = (*gates, *found.gates), found.taken
         if taken is None:
-            return Decision("missed", found.misses, None, gates, found.results, description=found.description(call))
+            description = found.description(call) if call.site.arguments_known else None
+            return Decision("missed", found.misses, None, gates, found.results, description=description)
         copied = self._copied(taken, call)
         use = KernelUse(taken.kernel, _lowering(taken, copied), taken.admitted) if taken.kernel is not None else None
         if taken.outcome == "unknown":
