@@ -188,8 +188,8 @@ class HubKernels:
             observer=dump_in_environment(),
         )
         state = run(gm)
-        for position in state.dropped:
-            self.session.recorder.note(f"output {position} of a graph is not returned: drop_outputs= says that nothing reads it")
+        for position, name in state.dropped.items():
+            self.session.recorder.note(f"{name}, output {position} of a graph, is not returned: drop_outputs= says that nothing reads it")
         return state
 
     def _decider(self, mode: str | None, calls: tuple[LayerCall, ...]) -> DecideCall:

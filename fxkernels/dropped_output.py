@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .errors import DroppedOutputError
@@ -56,7 +56,7 @@ def _dropped_in(value: Any) -> Iterator[DroppedOutput]:
             yield from _dropped_in(each)
 
 
-def with_dropped(compiled: Callable[..., Any], positions: Sequence[int], layer_names: Sequence[str]) -> Callable[..., Any]:
+def with_dropped(compiled: Callable[..., Any], positions: Collection[int], layer_names: Sequence[str]) -> Callable[..., Any]:
     """Return a compiled graph with `DroppedOutput` where outputs were dropped.
 
     Args:

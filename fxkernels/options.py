@@ -136,7 +136,11 @@ class Options:
         mapping, fusions = read["mapping"], read["fusions"]
         if mapping is not None and (lost := [name for name in read["drop_outputs"] if name not in mapping]):
             known = ", ".join(mapping.layer_names) or "nothing"
-            raise ValueError(f"drop_outputs= has {lost[0]!r}, to which no kernel is mapped, so it is not looked for; mapped are: {known}")
+            raise ValueError(
+                f"drop_outputs= has {lost[0]!r}, to which no kernel is mapped, so it is not looked for; mapped are: {known}\n"
+                "  It takes layer names of fusions, not names of outputs. For the logits beside a loss, map "
+                '{"linear_cross_entropy": {"cpu": fxkernels.builtin.builtin_repository("linear_cross_entropy")}} and name that.'
+            )
         if mapping is not None and fusions is not None:  # the others are never looked for, and need not be picklable
             read["fusions"] = {name: fusion for name, fusion in fusions.items() if name in mapping}
         return cls(**read)

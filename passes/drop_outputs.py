@@ -9,7 +9,7 @@ from torch import fx
 from .layer_call import LayerCall
 
 
-def drop_outputs(graph: fx.Graph, calls: Iterable[LayerCall]) -> tuple[int, ...]:
+def drop_outputs(graph: fx.Graph, calls: Iterable[LayerCall]) -> dict[int, str]:
     """Have a graph return no values that are computed inside of these calls and are none of their outputs.
 
     Args:
@@ -17,12 +17,12 @@ def drop_outputs(graph: fx.Graph, calls: Iterable[LayerCall]) -> tuple[int, ...]
         calls: Layer calls in it.
 
     Returns:
-        The positions that the values had among the graph's outputs.
+        The names of the values by the positions that they had among the graph's outputs.
     """
     inside = frozenset[fx.Node]().union(*(call.inside - {*call.outputs} for call in calls))
     output = graph.output_node()
     values = tuple(output.args[0])  # type: ignore[arg-type]  # a tuple
-    positions = tuple([position for position, value in enumerate(values) if value in inside])
-    if positions:
+    dropped = {position: value.name for position, value in enumerate(values) if value in inside}
+    if dropped:
         output.args = (tuple([value for value in values if value not in inside]),)
-    return positions
+    return dropped

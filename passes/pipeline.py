@@ -7,7 +7,7 @@ are edited in place, by `EraseMarkers`, `DropOutputs` and `Rewrite` only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -50,7 +50,7 @@ def compiler(
         EraseMarkers(reorder),  # from here on the graph is the one that backend="eager" gets
         FindFused(compositions),  # compositions that the model's author gave no name
         DropOutputs(unread),  # what a caller does not read, as the logits beside a loss
-        Decide(decider),  # one decision for each call, complete before the first edit
+        Decide(decider),  # one decision for each call, before any kernel is in the graph
         Record(record),  # into the report
         Rewrite(),  # the only step that edits the model's operations
     )
@@ -66,14 +66,14 @@ class State:
         calls: The layer calls in these graphs.
         matched: How often each composition was found in each of these graphs.
         plan: One decision for each call.
-        dropped: The positions of the outputs that the captured graph had and no longer has.
+        dropped: Of the outputs that the captured graph had and no longer has, the positions and the names of the values.
     """
 
     module: fx.GraphModule
     calls: tuple[LayerCall, ...] = ()
     matched: tuple[Matched, ...] = ()
     plan: Plan = field(default_factory=Plan)
-    dropped: tuple[int, ...] = ()
+    dropped: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def modules(self) -> tuple[fx.GraphModule, ...]:
@@ -204,7 +204,7 @@ class DropOutputs:
     def __call__(self, state: State) -> State:
         # A graph that is nested in another returns to that, which reads all it gets.
         calls = [call for call in state.calls if call.site.layer_name in self.layer_names and call.graph is state.module.graph]
-        if not (dropped := drop_outputs(state.module.graph, calls) if calls else ()):
+        if not (dropped := drop_outputs(state.module.graph, calls) if calls else {}):
             return state
         state.module.recompile()
         return replace(state, dropped=dropped)

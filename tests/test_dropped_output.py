@@ -60,7 +60,7 @@ def test_logits_that_nothing_reads_are_not_computed_and_loss_and_gradients_are_t
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients, theirs)
     assert [call.layer_name for call in report().rewritten] == [LOSS]
-    assert "output 1 of a graph is not returned: drop_outputs= says that nothing reads it" in report().notes
+    assert "logits, output 1 of a graph, is not returned: drop_outputs= says that nothing reads it" in report().notes
 
 
 def test_without_the_option_the_call_misses_and_the_report_names_it(model: LlamaForCausalLM) -> None:

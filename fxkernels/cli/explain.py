@@ -45,7 +45,7 @@ def explain(
     Examples:
       fxkernels explain mymodel:build
       fxkernels explain mymodel:build --mode training --no-builtin
-      fxkernels explain mymodel:build --why model.layers.3.norm
+      fxkernels explain mymodel:build --why model.layers.3.input_layernorm
       fxkernels explain mymodel:build --diff | less
       fxkernels explain mymodel:build --html report.html --json report.json
       fxkernels explain hf:llama --config num_hidden_layers=2
