@@ -165,7 +165,7 @@ class HubKernels:
             state = self.rewrite(gm, mode)
         if self.session.runner is not None:
             return with_dropped(self.session.runner(gm), state.dropped, self.options.drop_outputs)
-        inner = replace(self.options, inner_mode=mode or self.options.inner_mode).compiler if self.options.edit else Inner("eager")
+        inner = self.options.in_mode(mode).compiler if self.options.edit else Inner("eager")
         compile_inner = inner.compiler if callable(inner.compiler) else _torch.inner_compiler(inner.compiler, inner.mode, inner.options)
         with _torch.explains_missing_api(), _torch.cacheable(gm):
             compiled = with_dropped(compile_inner(gm, example_inputs), state.dropped, self.options.drop_outputs)
@@ -206,8 +206,7 @@ class HubKernels:
 
     def decider(self, calls: tuple[LayerCall, ...], mode: str | None = None) -> Decider:
         """Return what decides the calls of one captured graph as this backend wants them, with the mapping as it is now."""
-        inner_mode = mode or self.options.inner_mode
-        return Decider(self.session.cache, replace(self.options, mapping=self.mapping, inner_mode=inner_mode), calls)
+        return Decider(self.session.cache, replace(self.options.in_mode(mode), mapping=self.mapping), calls)
 
     def _record(self, mode: str | None, state: State) -> None:
         """Record what was decided, each backend its own calls."""
@@ -231,7 +230,7 @@ class HubKernels:
             for call, decision in entries
             if decision.status == "missed" and not is_fusion(call.site.origin.reference)
         ]
-        check_fallback(self.options.use_fallback, missed)
+        _check_fallback(self.options.use_fallback, missed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HubKernels:
         return HubKernels(self.options)
@@ -317,7 +316,7 @@ def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def check_fallback(fallback: KernelizeFallback, missed: Iterable[tuple[str, str, tuple[Miss, ...]]]) -> None:
+def _check_fallback(fallback: KernelizeFallback, missed: Iterable[tuple[str, str, tuple[Miss, ...]]]) -> None:
     """Raise if a call missed for a reason for which it may not keep its original layer.
 
     Args:

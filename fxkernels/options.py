@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from .admission import Verify, verification
@@ -149,6 +149,10 @@ class Options:
     def compiled(self) -> bool:
         """Whether the inner compiler traces what it gets, instead of running it as it is."""
         return not _torch.is_eager(self.inner)
+
+    def in_mode(self, mode: str | None) -> Options:
+        """Return the same with the mode that `torch.compile` was given for the inner compiler, if it was given one."""
+        return replace(self, inner_mode=mode or self.inner_mode)
 
     @property
     def compiler(self) -> Inner:

@@ -187,11 +187,11 @@ def _without_numbers(path: str) -> str:
 
 def _call_report(path: str, index: int, found: list[tuple[_Row, int]]) -> CallReport:
     site = found[-1][0].site
-    decisions = tuple([graph_decision(row.site, row.decision, number, row.node, row.reads) for row, number in found])
+    decisions = tuple([_graph_decision(row.site, row.decision, number, row.node, row.reads) for row, number in found])
     return CallReport(path, index, site.layer_name, site.layer, site.location, decisions, site.annotation)
 
 
-def graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:
+def _graph_decision(site: CallSite, decision: Decision, graph: int, node: str = "", reads: tuple[str, ...] = ()) -> GraphDecision:
     """Return what a report says of one decision. See `GraphDecision` for the arguments."""
     description: Description = decision.description or Description()
     use: KernelUse | None = decision.use

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+from kernel_repositories import repository
+from layers import Stack
+
+from fxkernels import hubkernels
 from fxkernels.decide.gates import ASKED_OF_A_CALL, ASKED_OF_A_CANDIDATE, ASKED_OF_A_FORM, CODES, GATES, names_of
 
 # Reports and CI checks store these: none is ever renamed or removed.
@@ -32,3 +37,15 @@ def test_names_are_unique_and_in_order() -> None:
     candidate = ("repository", "contract", "inputs", "mode", "constraints", "admission", "lowering", "selection")
     assert names_of("candidate", "selection") == candidate
     assert len({gate.name for gate in GATES}) == len(GATES)
+
+
+def test_gates_answer_under_their_own_names_and_in_their_order() -> None:
+    backend = hubkernels(inner="eager", mapping={"RMSNorm": {"cpu": repository("norms", "RMSNorm")}}, exclude="*1*", verify="off")
+    torch.compiler.reset()
+    torch.compile(Stack().eval(), backend=backend)(torch.randn(3, 8))
+    decisions = [decision for call in backend.report.calls for decision in call.decisions]
+    assert {decision.status for decision in decisions} == {"rewritten", "excluded"}
+    for decision in decisions:
+        answers = [(decision.gates, names_of("call", "form")), *[(each.gates, names_of("candidate")) for each in decision.candidates]]
+        for gates, names in answers:
+            assert [gate.name for gate in gates] == [*names[: len(gates)]]

@@ -7,6 +7,7 @@ then, and the closed one goes on. This file can go when the oldest release that 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,6 +15,8 @@ from typing import TypeVar
 from packaging.version import Version
 
 T = TypeVar("T")
+
+_log = logging.getLogger("fxkernels")
 
 _WAITS = (1, 2, 4, 8, 8)
 """Seconds before each further try, as `http_backoff` of the client waits."""
@@ -27,6 +30,7 @@ def tried_again(request: Callable[[], T]) -> T:
         except Exception as error:  # those of the client's HTTP library, which is another one since 2.0
             if not (is_closed(error) or (_is_cut(error) and _cuts_are_final())):
                 raise
+            _log.info("a request to the Hub has failed and is made again in %s s: %s", seconds, error)
         time.sleep(seconds)
     return request()
 

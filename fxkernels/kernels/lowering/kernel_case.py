@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from ..binding import Binding
-from ..call import KernelCall, Slot
+from ..call import Slot
 from ..layer import KernelLayer
 from ..signature import forward_signature
 from .autocast import autocast_to, current_dtype
@@ -92,17 +92,7 @@ class KernelCase:
         Args:
             repairs: The inputs and outputs that are copied.
         """
-        call = KernelCall(
-            self.kernel,
-            self.path,
-            build_self=self.binding.build_self,
-            args=self.binding.args,
-            kwargs=self.binding.kwargs,
-            reference=self.reference,
-            outputs=len(self.outputs),
-            differentiable=False,
-            repairs=repairs,
-        )
+        call = self.binding.kernel_call(self.kernel, self.path, self.reference, len(self.outputs), False, repairs)
         computed, dtype, device = self.computed, self.autocast, self.device.type
         single = len(self.outputs) == 1
 
